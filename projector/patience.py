@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from projector.errors import Retryable
 from projector.store import Answer, Outcome, Store, Write
@@ -11,35 +11,52 @@ from projector.store import Answer, Outcome, Store, Write
 T = TypeVar("T")
 
 
-def patiently(call: Callable[[], T], seconds: float = 20.0) -> T:
-    """What `call` returns, made again on `Retryable` for `seconds` at most; then the last `Retryable` is raised."""
-    attempts = Retrying(
-        retry=retry_if_exception_type(Retryable),
-        wait=wait_random_exponential(multiplier=0.05, max=2.0),
-        stop=stop_after_delay(seconds),
-        reraise=True,
-    )
-    return attempts(call)
+class Patience:
+    """Makes a call again on `Retryable` for `seconds` at most; then the last `Retryable` is raised.
 
-
-def write_patiently(store: Store, writes: Sequence[Write], seconds: float = 20.0) -> list[Answer]:
-    """The answers to `writes`, none of them FAILED: those that failed are sent again, identical, for `seconds` at most.
-
-    A write that was in doubt may have been applied although its last answer says EXISTS, REFUSED or PRESENT.
-    Raises the `Retryable` of a write that goes on failing.
+    `failed` hears each error before the pause that follows it.
     """
-    answers: list[Answer | None] = [None] * len(writes)
 
-    def send() -> list[Answer]:
-        pending = [number for number, answer in enumerate(answers) if answer is None]
-        failed: Exception | None = None
-        for number, answer in zip(pending, store.write([writes[number] for number in pending]), strict=True):
-            if answer.outcome is Outcome.FAILED:
-                failed = answer.error or Retryable(f"{writes[number].row}: the write failed")
-            else:
-                answers[number] = answer
-        if failed is not None:
-            raise failed
-        return [answer for answer in answers if answer is not None]
+    def __init__(self, seconds: float = 20.0, failed: Callable[[BaseException], None] | None = None) -> None:
+        def note(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            if failed and error:
+                failed(error)
 
-    return patiently(send, seconds)
+        self._attempts = Retrying(
+            retry=retry_if_exception_type(Retryable),
+            wait=wait_random_exponential(multiplier=0.05, max=2.0),
+            stop=stop_after_delay(seconds),
+            before_sleep=note,
+            reraise=True,
+        )
+
+    def __call__(self, call: Callable[[], T]) -> T:
+        """What `call` returns in the end."""
+        return self._attempts.copy()(call)
+
+    def write(self, store: Store, writes: Sequence[Write]) -> list[Answer]:
+        """The answers to `writes`, none of them FAILED: those that failed are sent again, identical.
+
+        A write that was in doubt may have been applied although its last answer says EXISTS, REFUSED or PRESENT.
+        Raises the `Retryable` of a write that goes on failing.
+        """
+        answers: list[Answer | None] = [None] * len(writes)
+
+        def send() -> list[Answer]:
+            pending = [number for number, answer in enumerate(answers) if answer is None]
+            failed: Exception | None = None
+            for number, answer in zip(pending, store.write([writes[number] for number in pending]), strict=True):
+                if answer.outcome is Outcome.FAILED:
+                    failed = answer.error or Retryable(f"{writes[number].row}: the write failed")
+                else:
+                    answers[number] = answer
+            if failed is not None:
+                raise failed
+            return [answer for answer in answers if answer is not None]
+
+        return self(send)
+
+
+patiently = Patience()
+write_patiently = patiently.write

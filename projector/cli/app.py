@@ -1,0 +1,144 @@
+"""The command line's frame: the app that commands register on, the options they share, and how errors end the process."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from projector.errors import Fatal, Misconfigured, ProjectorError, Retryable
+
+if TYPE_CHECKING:
+    from projector.config import Config
+
+PROGRESS_SECONDS = 10
+
+app = typer.Typer(
+    name="projector",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Counts ad events exactly once: Kafka in, campaign KPIs in Aerospike, new totals out to Kafka.",
+    epilog="Start with [bold]projector migrate[/bold], then [bold]projector run[/bold].",
+)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="PROJECTOR_CONFIG",
+        show_envvar=True,
+        help="Settings file. Without it: projector.toml in the working directory, if there.",
+        metavar="FILE",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        help="Override one setting, as NAME=VALUE. Repeatable: --set batch_ms=50 --set kafka.bootstrap.servers=host:9092",
+        metavar="NAME=VALUE",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def configured(config_file: Path | None, settings: list[str] | None = None, **flags: Any) -> "Config":
+    """The settings in force: `settings` from `--set`, then `flags` by setting name; a flag that is None is not given.
+
+    Raises `Misconfigured`.
+    """
+    from projector.config import load
+
+    given: dict[str, Any] = {}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise Misconfigured(f"--set {name}: no value; write --set NAME=VALUE")
+        given[name.strip()] = value
+    given.update({name: value for name, value in flags.items() if value is not None})
+    return load(config_file, given)
+
+
+def print_json(obj: Any) -> None:
+    """Print `obj` on standard output: one JSON document on one line, keys as given, text as it is."""
+    sys.stdout.write(json.dumps(obj, ensure_ascii=False, default=str) + "\n")
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how a long command gets on, on stderr; yields `advance(n)`, to be called with what was done since.
+
+    A bar on a terminal; elsewhere plain lines, at most one every 10 s, and one at the end.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda amount: bar.advance(task, amount)
+        return
+
+    done, told = 0, time.monotonic()
+
+    def advance(amount: int) -> None:
+        nonlocal done, told
+        done += amount
+        if time.monotonic() - told >= PROGRESS_SECONDS:
+            told = time.monotonic()
+            print(f"{description}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+    yield advance
+    print(f"{description}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"projector {version('projector')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _projector(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and end the process: 0, the error's exit code, 2 for usage, 130 when interrupted."""
+    import projector.cli  # noqa: F401  # registers the commands
+
+    try:
+        app()
+        sys.stdout.flush()
+    except ProjectorError as error:
+        sys.exit(_told(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone; without this the interpreter would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _told(error: ProjectorError) -> int:
+    """Print the error as one line; its exit code."""
+    text = " ".join(str(error).split())
+    if isinstance(error, Retryable):
+        text = f"cannot reach {text}" if text else "unreachable"
+    print(f"error: {text}", file=sys.stderr)
+    return error.exit_code if isinstance(error, Fatal) else Misconfigured.exit_code
