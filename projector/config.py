@@ -50,7 +50,7 @@ Topic = Annotated[str, AfterValidator(_a_topic)]
 
 
 class Config(BaseSettings):
-    """What is in force. `load` reads it from all layers; `Config(...)` takes its arguments and the defaults, nothing else."""
+    """What is in force. `load` reads all layers; `Config(...)` takes its arguments and the defaults, nothing else."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=PREFIX)
 
@@ -88,7 +88,7 @@ class Config(BaseSettings):
         5_000,
         ge=100,
         le=3_600_000,
-        description="Milliseconds after a row's latest publication at which a busy worker checks that it was the last word.",
+        description="Milliseconds after a row's latest publication at which a busy worker publishes its last word.",
     )
     settle_ms: Literal["auto"] | Annotated[Whole, Field(ge=0, le=600_000)] = Field(
         "auto",

@@ -1,4 +1,4 @@
-"""The command line's frame: the app that commands register on, the options they share, and how errors end the process."""
+"""The command line's frame: the app that commands register on, the options they share, how errors end the process."""
 
 import json
 import os
@@ -45,7 +45,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         "-s",
-        help="Override one setting, as NAME=VALUE. Repeatable: --set batch_ms=50 --set kafka.bootstrap.servers=host:9092",
+        help="Override a setting. Repeatable: --set batch_ms=50 --set kafka.bootstrap.servers=host:9092",
         metavar="NAME=VALUE",
     ),
 ]
