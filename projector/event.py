@@ -1,0 +1,319 @@
+"""Decode: the value of a record -> an event, or the reason why it is none.
+
+The rules are a list; the first that fits decides. Nothing is guessed: a value that is there and of the wrong type is
+judged as it stands, a fall-back is for what is absent.
+
+    not-json      no value in UTF-8 JSON (RFC 8259: no NaN, no byte order mark), or nested deeper than `DEPTH_MAX`
+    not-an-event  no object; neither form of the connector; no bins; a bin without name or value; two bins of one name
+    delete        `msg` is "delete" (then bins may be absent)
+    other-set     the set is not `source_set`, or none is named
+    no-id         no bin `event-id`, and no digest
+    bad-id        the id (`event-id`, else the digest) is not a string, blank, over 128 bytes of UTF-8, or unstorable
+    bad-tag       the tag (`event-data.tag`, else `event-tag-id`) is absent, not a string, empty, or unstorable
+    no-kind       the kind (`event-data.event`, else `event-type`) is absent or not a string
+    unknown-kind  the kind is none of `KINDS`, exactly; parked
+
+- Unstorable: with U+0000 or an unpaired surrogate, which no store keeps as it is.
+- A bin `event-data` that is no map has no tag that could be believed: bad-tag.
+- Which form: `json` if `msg` at the top is "write" or "delete"; else `flat-json`, whose metadata is the one object
+  at the top with `msg`, `namespace`, `set` and `digest`, whatever its key, and in doubt the one under "metadata".
+  In both, a `msg` that is neither "write" nor "delete" makes it not-an-event.
+- A JSON key that comes twice in one object: the last stands, as in most parsers; at the top of `flat-json`, where keys
+  name bins, it is not-an-event. The `type` that the connector gives a bin is not looked at.
+"""
+
+import json
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+KINDS = ("visit", "impression", "click", "conversion")
+"""Kind of an event by its code."""
+KPIS = ("visits", "impressions", "clicks", "conversions")
+"""KPI that an event adds to, by its code."""
+ID_BYTES_MAX = 128
+DEPTH_MAX = 500
+
+_CODES = {kind: code for code, kind in enumerate(KINDS)}
+_ID, _DATA, _TAG, _SOURCE, _TYPE = "event-id", "event-data", "event-tag-id", "event-source", "event-type"
+
+
+class Event(NamedTuple):
+    """One event: `id` is 16 bytes for a UUID, in whatever spelling, else a str; `code` indexes `KINDS` and `KPIS`."""
+
+    id: bytes | str
+    code: int
+    tag: str
+
+
+class Unfit(NamedTuple):
+    """A record that cannot be counted: `verdict` is "rejected" or "parked", `detail` short, printable ASCII."""
+
+    verdict: str
+    reason: str
+    detail: str
+
+
+class Decoder:
+    """Decodes the values of one topic. Both paths give the same answer; the fast one may decline."""
+
+    def __init__(self, source_set: str) -> None:
+        """`source_set`: the set that edge rows are written to."""
+        self._source_set = source_set
+        self._usual = msgspec.json.Decoder(_Usual)
+
+    def decode(self, value: bytes | None) -> Event | Unfit:
+        """The event in a record's value, or why there is none. Raises nothing, whatever the bytes are."""
+        return self.decode_usual(value) or self.decode_any(value)
+
+    def decode_usual(self, value: bytes | None) -> Event | Unfit | None:
+        """The fast path: a `json` write with nothing but our own bins, rightly typed. None: not one of these."""
+        if value is None or value.count(b"[") + value.count(b"{") > DEPTH_MAX:
+            return None
+        try:
+            if not value.isascii():
+                value.decode()  # msgspec does not look at strings that it skips
+            record = self._usual.decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        bins = {type(item): item.value for item in record.bins}
+        if len(bins) != len(record.bins) or not bins:
+            return None
+        data: Any = bins.get(_DataBin, _NO_DATA)
+        return self._judge(
+            record.key[1],
+            bins.get(_IdBin, record.key[2]),
+            bins.get(_TagBin, UNSET) if data.tag is UNSET else data.tag,
+            bins.get(_TypeBin, UNSET) if data.event is UNSET else data.event,
+        )
+
+    def decode_any(self, value: bytes | None) -> Event | Unfit:
+        """The whole rule, for any bytes."""
+        if value is None:
+            return Unfit("rejected", "tombstone", "")
+        try:
+            top = _parse(value)
+        except ValueError as error:
+            return Unfit("rejected", "not-json", str(error)[:_DETAIL_MAX])
+        try:
+            row = _row(top)
+        except _ShapeError as error:
+            return Unfit("rejected", "not-an-event", str(error))
+        if row.deleted:
+            return Unfit("rejected", "delete", "")
+        tag = row.bins.get(_TAG, UNSET)
+        kind = row.bins.get(_TYPE, UNSET)
+        if _DATA in row.bins:
+            data = row.bins[_DATA]
+            if isinstance(data, dict):
+                tag, kind = data.get("tag", tag), data.get("event", kind)
+            else:
+                tag = None
+        return self._judge(row.set_name, row.bins.get(_ID, row.digest), tag, kind)
+
+    def _judge(self, set_name: Any, event_id: Any, tag: Any, kind: Any) -> Event | Unfit:
+        """The rules from other-set on; UNSET is absent."""
+        if set_name != self._source_set:
+            return Unfit("rejected", "other-set", _shown(set_name))
+        if event_id is UNSET:
+            return Unfit("rejected", "no-id", "")
+        key = _uuid_bytes(event_id) if type(event_id) is str else None
+        if key is None and (
+            not _is_storable(event_id) or not event_id.strip() or len(event_id.encode()) > ID_BYTES_MAX
+        ):
+            return Unfit("rejected", "bad-id", _shown(event_id))
+        if not _is_storable(tag):
+            return Unfit("rejected", "bad-tag", _shown(tag))
+        if type(kind) is not str:
+            return Unfit("rejected", "no-kind", _shown(kind))
+        code = _CODES.get(kind)
+        if code is None:
+            return Unfit("parked", "unknown-kind", _shown(kind))
+        return Event(key or event_id, code, tag)
+
+
+# --- what an id, a tag and a detail may be
+
+
+def _uuid_bytes(text: str) -> bytes | None:
+    """The 16 bytes of a UUID spelt as 8-4-4-4-12 or 32 hex digits; None for any other text."""
+    if len(text) == 36:
+        if not text[8] == text[13] == text[18] == text[23] == "-":
+            return None
+        text = text.replace("-", "")
+    if len(text) != 32:
+        return None
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return key if len(key) == 16 else None  # fromhex skips blanks: fewer than 32 digits give fewer bytes
+
+
+def _is_storable(text: Any) -> bool:
+    """Whether it is a str, not empty, that a store keeps as it is."""
+    if type(text) is not str or not text or "\0" in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_DETAIL_MAX = 100
+
+
+def _shown(value: Any) -> str:
+    """A short, printable form, all ASCII."""
+    if value is UNSET:
+        return "absent"
+    if isinstance(value, str):
+        return ascii(value[:_DETAIL_MAX])[: 2 * _DETAIL_MAX]
+    return type(value).__name__
+
+
+# --- the fast path: the usual record, as types
+
+_Text: TypeAlias = str | UnsetType
+
+
+class _Data(Struct, gc=False):
+    tag: _Text = UNSET
+    event: _Text = UNSET
+
+
+class _IdBin(Struct, tag_field="name", tag=_ID, gc=False):
+    value: str
+
+
+class _DataBin(Struct, tag_field="name", tag=_DATA, gc=False):
+    value: _Data
+
+
+class _TagBin(Struct, tag_field="name", tag=_TAG, gc=False):
+    value: str
+
+
+class _SourceBin(Struct, tag_field="name", tag=_SOURCE, gc=False):
+    value: str
+
+
+class _TypeBin(Struct, tag_field="name", tag=_TYPE, gc=False):
+    value: str
+
+
+class _Usual(Struct, gc=False):
+    msg: Literal["write"]
+    key: tuple[str, str, str, str | None]
+    bins: list[_IdBin | _DataBin | _TagBin | _SourceBin | _TypeBin]
+
+
+_NO_DATA = _Data()
+
+
+# --- any record
+
+
+class _ShapeError(ValueError):
+    """JSON, but not what the connector writes."""
+
+
+class _Row(NamedTuple):
+    """What either form of the connector says of one edge row; UNSET is absent."""
+
+    deleted: bool
+    set_name: Any
+    digest: Any
+    bins: Mapping[str, Any]
+
+
+class _TwiceNamed(dict[str, Any]):
+    """A JSON object in which a key came twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _TwiceNamed(found)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+def _depth(value: bytes) -> int:
+    """How deep a JSON text nests; of other bytes nothing is promised."""
+    outside_strings = value.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
+    brackets = b"".join(outside_strings).translate(None, _NOT_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+
+
+def _parse(value: bytes) -> Any:
+    """JSON, strictly, with integers as floats (theirs is a value that nobody reads, and may be a million digits long).
+
+    Raises ValueError.
+    """
+    if value.count(b"[") + value.count(b"{") > DEPTH_MAX and _depth(value) > DEPTH_MAX:
+        raise ValueError(f"nested deeper than {DEPTH_MAX}")
+    return json.loads(value.decode(), object_pairs_hook=_object, parse_int=float, parse_constant=_no_constant)
+
+
+def _row(top: Any) -> _Row:
+    """Either form of the connector. Raises `_ShapeError`."""
+    if not isinstance(top, dict):
+        raise _ShapeError(f"{_shown(top)} at the top, not an object")
+    if top.get("msg") in ("write", "delete"):
+        return _json_row(top)
+    return _flat_row(top)
+
+
+def _json_row(top: dict[str, Any]) -> _Row:
+    deleted = top["msg"] == "delete"
+    items = top.get("bins", [])
+    if not isinstance(items, list):
+        raise _ShapeError("bins is not a list")
+    bins = {}
+    for item in items:
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str) or "value" not in item:
+            raise _ShapeError("a bin has no name or no value")
+        if item["name"] in bins:
+            raise _ShapeError(f"two bins {_shown(item['name'])}")
+        bins[item["name"]] = item["value"]
+    if not bins and not deleted:
+        raise _ShapeError("no bins")
+    key = top.get("key")
+    parts = dict(enumerate(key)) if isinstance(key, list) else {}
+    return _Row(deleted, parts.get(1, UNSET), _present(parts.get(2)), bins)
+
+
+def _flat_row(top: dict[str, Any]) -> _Row:
+    complete = [
+        name
+        for name, value in top.items()
+        if isinstance(value, dict) and value.keys() >= {"msg", "namespace", "set", "digest"}
+    ]
+    name = complete[0] if len(complete) == 1 else "metadata"
+    metadata = top.get(name)
+    if not isinstance(metadata, dict) or metadata.get("msg") not in ("write", "delete"):
+        raise _ShapeError("neither form of the connector: no `msg`")
+    if isinstance(top, _TwiceNamed):
+        raise _ShapeError("two bins of one name")
+    bins = {bin_name: value for bin_name, value in top.items() if bin_name != name}
+    deleted = metadata["msg"] == "delete"
+    if not bins and not deleted:
+        raise _ShapeError("no bins")
+    return _Row(deleted, metadata.get("set", UNSET), _present(metadata.get("digest")), bins)
+
+
+def _present(value: Any) -> Any:
+    """A digest of null is none."""
+    return UNSET if value is None else value
