@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from projector.errors import Refused
+from projector.event import KPIS
 from projector.patience import patiently, write_patiently
 from projector.store import (
     AddEntry,
@@ -21,7 +22,6 @@ from projector.store import (
     Write,
 )
 
-KPIS = ("visits", "impressions", "clicks", "conversions")
 NOT_ADOPTED: tuple[Condition, ...] = (BinMissing("seal"),)
 _NOTHING_COUNTED: tuple[Condition, ...] = (BinEqual("seal", 0), BinEqual("rev", 0))
 _BINS = ("c-id", "stats", "seal", "rev", "opening")
