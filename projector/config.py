@@ -6,10 +6,12 @@ Every error is `Misconfigured`: one line that names the place, what is wrong the
 """
 
 import difflib
+import json
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -21,14 +23,17 @@ from projector.errors import Misconfigured
 
 DEFAULT_FILE = Path("projector.toml")
 PREFIX = "PROJECTOR_"
+CONFIG_VARIABLE = "PROJECTOR_CONFIG"
 TABLES = ("kafka", "aerospike")
+NEEDED = {"kafka": ("bootstrap.servers",), "aerospike": ("hosts", "namespace")}
+TEXT_PROPERTIES = ("hosts", "namespace", "user")
 OWNED: Mapping[str, frozenset[str]] = {
     "kafka": frozenset({"transactional.id", "group.id", "group.instance.id", "enable.auto.commit"}),
     "aerospike": frozenset(),
 }
 
 _SECRET = re.compile(r"passw|passphrase|_pw$|secret|token|credential|private|\.pem$|jaas|oauthbearer\.config", re.I)
-_SERVICE_LINK = re.compile(r"projector_(port|service)(_|$)")  # Kubernetes sets these for a Service named "projector"
+_SERVICE_LINK = re.compile(r"PROJECTOR_(PORT|SERVICE)(_|$)")  # Kubernetes sets these for a Service named "projector"
 
 Layer: TypeAlias = dict[str, Any]
 
@@ -39,14 +44,14 @@ def _no_bool(value: object) -> object:
     return value
 
 
-def _a_topic(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in (".", ".."):
-        raise ValueError("give 1 to 249 of the characters A-Z a-z 0-9 . _ -")
-    return name
+def _a_file(path: Path) -> Path:
+    if not path.name:
+        raise ValueError("not a file")
+    return path
 
 
 Whole = Annotated[int, BeforeValidator(_no_bool)]
-Topic = Annotated[str, AfterValidator(_a_topic)]
+Topic = Annotated[str, Field(min_length=1, max_length=249, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
 class Config(BaseSettings):
@@ -60,7 +65,7 @@ class Config(BaseSettings):
     store: Literal["embedded", "aerospike"] = Field(
         "embedded", description="Where campaigns and the ledger are kept: `embedded` (one SQLite file) or `aerospike`."
     )
-    file: Path = Field(
+    file: Annotated[Path, AfterValidator(_a_file)] = Field(
         Path("projector.db"),
         description="The SQLite file of the embedded log and store. A relative path starts at the working directory.",
     )
@@ -90,7 +95,7 @@ class Config(BaseSettings):
         le=3_600_000,
         description="Milliseconds after a row's latest publication at which a busy worker publishes its last word.",
     )
-    settle_ms: Literal["auto"] | Annotated[Whole, Field(ge=0, le=600_000)] = Field(
+    settle_ms: Literal["auto"] | Annotated[int, Field(ge=0, le=600_000), BeforeValidator(_no_bool)] = Field(
         "auto",
         description="Milliseconds that a write stays in the store before its offset is committed. "
         "`auto`: 0 where an acknowledged write is safe, else the namespace's `flush-max-ms` + 250.",
@@ -128,7 +133,7 @@ class Config(BaseSettings):
             if name not in TABLES:
                 yield Value(name, str(held) if isinstance(held, Path) else held, self._origins.get(name, "default"))
                 continue
-            for key, value in held.items():
+            for key, value in properties(held):
                 yield Value(f"{name}.{key}", shown(key, value), self._origins.get(f"{name}.{key}", "default"))
 
 
@@ -144,8 +149,6 @@ def shown(name: str, value: Any) -> Any:
     """`value` as it may be printed: `***` where the name says, or the value shows, that it is a secret."""
     if _SECRET.search(name):
         return "***"
-    if isinstance(value, Mapping):
-        return {key: shown(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [shown(name, inner) for inner in value]
     if isinstance(value, str):
@@ -158,26 +161,20 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
 
     `flags` are settings by name; of the tables, each property as `kafka.<property>`. Raises `Misconfigured`.
     """
-    named = file or (Path(os.environ["PROJECTOR_CONFIG"]) if os.environ.get("PROJECTOR_CONFIG") else None)
+    named = file or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    layers = [
+        (f"file {named or DEFAULT_FILE}", _from_file(named)),
+        ("environment", _from_environment()),
+        ("flag", dict(flags or {})),
+    ]
     merged: Layer = {}
     origins: dict[str, str] = {}
-    for layer, origin in (
-        (_from_file(named), f"file {named or DEFAULT_FILE}"),
-        (_from_environment(), "environment"),
-        (dict(flags or {}), "flag"),
-    ):
+    for origin, layer in layers:
         for name, value in _flat(layer, origin):
             merged[name] = value
             origins[name] = origin
-    nested: Layer = {table: {} for table in TABLES}
-    for name, value in merged.items():
-        table, dot, key = name.partition(".")
-        if dot:
-            nested[table][key] = value
-        else:
-            nested[name] = value
     try:
-        config = Config(**nested)
+        config = Config(**_nested(merged))
     except ValidationError as error:
         raise Misconfigured(_wrong_value(error, origins)) from None
     _check_together(config)
@@ -187,7 +184,32 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
 
 def variable(name: str) -> str:
     """The environment variable of a setting or of a `kafka.` or `aerospike.` property."""
-    return PREFIX + re.sub(r"[.-]", "_", name).upper()
+    return PREFIX + name.replace(".", "_").upper()
+
+
+def accepted(name: str) -> str:
+    """What may be given for a setting, in words."""
+    schema = Config.model_json_schema()["properties"][name]
+    return " or ".join(_accepted(part) for part in schema.get("anyOf", [schema]))
+
+
+def _accepted(schema: Mapping[str, Any]) -> str:
+    match schema:
+        case {"const": value}:
+            return str(value)
+        case {"enum": values}:
+            return " or ".join(values)
+        case {"type": "integer"}:
+            return f"a whole number from {schema['minimum']} to {schema['maximum']}"
+        case {"type": "boolean"}:
+            return "true or false"
+        case {"format": "path"}:
+            return "the path of a file"
+        case {"type": "string", "pattern": pattern}:
+            return f"{schema['minLength']} to {schema['maxLength']} characters {pattern.strip('^+$')}"
+        case {"type": "string"}:
+            return f"{schema['minLength']} to {schema['maxLength']} characters"
+    return "for each property text, a number, true or false"
 
 
 def _from_file(named: Path | None) -> Layer:
@@ -198,7 +220,7 @@ def _from_file(named: Path | None) -> Layer:
     except FileNotFoundError:
         if named is None:
             return {}
-        raise Misconfigured(f"{path}: no such file; create it, or leave out --config and PROJECTOR_CONFIG") from None
+        raise Misconfigured(f"{path}: no such file; create it, or leave out --config and {CONFIG_VARIABLE}") from None
     except OSError as error:
         raise Misconfigured(f"{path}: {error.strerror}; make it a readable file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -207,20 +229,17 @@ def _from_file(named: Path | None) -> Layer:
 
 def _from_environment() -> Layer:
     source = EnvSettingsSource(Config, env_nested_delimiter="_", env_nested_max_split=1)
-    known = {variable(name).lower() for name in Config.model_fields} | {"projector_config"}
-    tables = tuple(f"{variable(table).lower()}_" for table in TABLES)
-    for name in source.env_vars:
-        if name.startswith(PREFIX.lower()) and name not in known and not name.startswith(tables):
-            if _SERVICE_LINK.match(name):
-                continue
-            close = _meant(name.upper(), [each.upper() for each in known])
-            raise Misconfigured(f"environment: no setting {name.upper()}; {close or 'unset it'}")
+    known = [variable(name) for name in Config.model_fields] + [CONFIG_VARIABLE]
+    tables = tuple(f"{variable(table)}_" for table in TABLES)
+    for name in map(str.upper, source.env_vars):
+        ours = name.startswith(PREFIX) and not _SERVICE_LINK.match(name)
+        if ours and name not in known and not name.startswith(tables):
+            raise Misconfigured(f"{name}: no such setting; {_meant(name, known) or 'unset it'}")
     try:
         layer: Layer = source()
-    except SettingsError:
-        raise Misconfigured(
-            'PROJECTOR_KAFKA, PROJECTOR_AEROSPIKE: not a JSON object; give \'{"name": "value"}\''
-        ) from None
+    except SettingsError as error:
+        wrong = next(variable(table) for table in TABLES if f'"{table}"' in str(error))
+        raise Misconfigured(f"{wrong} is not JSON; give an object, or one variable for each property") from None
     if isinstance(layer.get("kafka"), dict):
         layer["kafka"] = {key.replace("_", "."): value for key, value in layer["kafka"].items()}
     return layer
@@ -230,33 +249,73 @@ def _flat(layer: Layer, origin: str) -> Iterator[tuple[str, Any]]:
     """The settings of a layer by full name: those of the tables as `kafka.<property>`. Unknown and owned ones raise."""
     for name, value in layer.items():
         table, dot, key = name.partition(".")
-        if table in TABLES and dot:
-            yield _permitted(table, key, origin), value
-        elif name in TABLES:
-            if not isinstance(value, dict):
-                raise Misconfigured(f"{origin}: {name} is a table of client properties; write [{name}]")
-            for key, inner in _properties(value) if name == "kafka" else value.items():
-                yield _permitted(name, key, origin), inner
-        elif name in Config.model_fields:
+        if table not in TABLES:
+            if name not in Config.model_fields:
+                close = _meant(name, list(Config.model_fields))
+                raise Misconfigured(f"{_place(name, origin)}: no such setting; {close or 'remove it'}")
             yield name, value
+        elif not dot and not isinstance(value, dict):
+            raise Misconfigured(f"{_place(name, origin)} is a table of client properties; write [{name}]")
         else:
-            close = _meant(name, list(Config.model_fields))
-            raise Misconfigured(f"{origin}: no setting {name!r}; {close or 'remove it'}")
+            given = {key: value} if dot else value
+            for inner, held in properties(given if table == "kafka" or origin.startswith("file") else _typed(given)):
+                if owned := _owned(table, inner):
+                    place = _place(f"{table}.{owned}", origin)
+                    raise Misconfigured(f"{place} belongs to the protocol, which sets it; remove it")
+                yield f"{table}.{inner}", held
 
 
-def _properties(table: Layer, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """TOML reads `bootstrap.servers = ...` as a table in a table; Kafka's properties have dots in their names."""
+def _nested(flat: Layer) -> Layer:
+    """The arguments of `Config`: Kafka's properties have dots in their names, the Aerospike client's are nested."""
+    nested: Layer = {table: {} for table in TABLES}
+    for name, value in flat.items():
+        table, dot, key = name.partition(".")
+        if not dot:
+            nested[name] = value
+        elif table == "kafka":
+            nested[table][key] = value
+        else:
+            *path, last = key.split(".")
+            inner = nested[table]
+            for step in path:
+                inner = inner.setdefault(step, {})
+                if not isinstance(inner, dict):
+                    raise Misconfigured(f"{name}: {step} is set both as a value and as a table; keep one")
+            inner[last] = value
+    return nested
+
+
+def _typed(table: Layer) -> Layer:
+    """Variables and flags are text; the Aerospike client wants numbers, booleans and tables: those that are JSON."""
+    typed: Layer = {}
     for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _properties(value, f"{prefix}{key}.")
+        typed[key] = value
+        if isinstance(value, str) and key not in TEXT_PROPERTIES and not _SECRET.search(key):
+            with suppress(ValueError):
+                parsed = json.loads(value)
+                typed[key] = parsed if isinstance(parsed, int | float | dict) else value
+    return typed
+
+
+def properties(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The properties of a table by dotted name. (TOML reads `bootstrap.servers = ...` as a table in a table.)"""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from properties(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
 
-def _permitted(table: str, key: str, origin: str) -> str:
-    if key in OWNED[table]:
-        raise Misconfigured(f"{origin}: {table}.{key} belongs to the protocol and cannot be set; remove it")
-    return f"{table}.{key}"
+def _owned(table: str, key: str) -> str:
+    """The property, or the table that it stands in, if the protocol owns it."""
+    steps = key.split(".")
+    return next((start for n in range(len(steps)) if (start := ".".join(steps[: n + 1])) in OWNED[table]), "")
+
+
+def _place(name: str, origin: str) -> str:
+    if origin == "environment":
+        return variable(name)
+    return f"{origin}: {name}"
 
 
 def _meant(name: str, known: list[str]) -> str:
@@ -266,24 +325,20 @@ def _meant(name: str, known: list[str]) -> str:
 
 def _wrong_value(error: ValidationError, origins: Mapping[str, str]) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
-    name = str(first["loc"][0])
-    if name in TABLES and len(first["loc"]) > 1:
-        name = f"{name}.{first['loc'][1]}"
-    origin = origins.get(name, "default")
-    place = variable(name) if origin == "environment" else f"--{name.replace('_', '-')}" if origin == "flag" else origin
-    wrong = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {name} is {shown(name, first['input'])!r}: {wrong[:1].lower()}{wrong[1:]}"
+    setting = str(first["loc"][0])
+    name = f"{setting}.{first['loc'][1]}" if setting in TABLES and len(first["loc"]) > 1 else setting
+    place = _place(name, origins.get(name, "default"))
+    return f"{place} is {shown(name, first['input'])!r}; give {accepted(setting)}"
 
 
 def _check_together(config: Config) -> None:
-    topics = [config.input_topic, config.kpi_topic, config.quarantine_topic]
-    if len(set(topics)) < len(topics):
+    topics = {config.input_topic, config.kpi_topic, config.quarantine_topic}
+    if len(topics) < 3:
         raise Misconfigured("input_topic, kpi_topic and quarantine_topic must be three topics; rename one")
-    needed = {"kafka": ["bootstrap.servers"], "aerospike": ["hosts", "namespace"]}
     for setting, backend, table in (("log", config.log, config.kafka), ("store", config.store, config.aerospike)):
-        for key in needed.get(backend, []):
+        for key in NEEDED.get(backend, ()):
             if not table.get(key):
                 name = f"{backend}.{key}"
                 raise Misconfigured(
-                    f"{setting} is {backend!r} but {name} is not set: set it under [{backend}] or as {variable(name)}"
+                    f"{setting} is {backend}, but {name} is not set; set it in [{backend}] or as {variable(name)}"
                 )
