@@ -1,0 +1,15 @@
+"""The pointer row: generation 1 is live, epoch 1, for the input topic as it is now."""
+
+from projector.config import Config
+from projector.errors import Misconfigured
+from projector.generation import create_pointer
+from projector.log import Log
+from projector.store import Store
+
+
+def apply(log: Log, store: Store, config: Config) -> None:
+    """Create it if it is missing."""
+    topic = log.topic(config.input_topic)
+    if topic is None:
+        raise Misconfigured(f"topic {config.input_topic} is not there: run: projector migrate")
+    create_pointer(store, topic.id)
