@@ -1,4 +1,4 @@
-"""The balance: running totals per partition, committed with the offsets, that must agree with the rows (design section 6)."""
+"""The balance: totals per partition, committed with the offsets, that must agree with the rows (design section 6)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,7 +94,7 @@ class Balance:
 
     @property
     def difference(self) -> int:
-        """Rows minus committed (counted + carried): above 0 applied and not yet committed, below 0 the store has forgotten."""
+        """Rows minus committed: above 0 applied and not yet committed, below 0 the store has forgotten."""
         return self.rows - self.sum.counted - self.sum.carried
 
     @property

@@ -62,16 +62,6 @@ class Pointer:
         return Generation(self.live, config.group)
 
 
-def settling_ms(store: Store, config: Config) -> int:
-    """How long a write of a command must stand before it counts: as configured, or what the store asks for.
-
-    0 on a store that can never promise to keep a write; whether that is allowed is for `run` to say.
-    """
-    if config.settle_ms != "auto":
-        return config.settle_ms
-    return patiently(store.limits).settle_ms or 0
-
-
 def create_pointer(store: Store, topic_id: str) -> bool:
     """Create the pointer row: generation 1, epoch 1, open. False, and nothing changed, if there is one.
 

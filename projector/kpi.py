@@ -31,7 +31,7 @@ def latest(batches: Iterable[Mapping[int, Value]]) -> dict[int, Value]:
 
 
 def messages(topic: str, values: Mapping[int, Value], epoch: int) -> list[Message]:
-    """One message per campaign and KPI named: the new total, absolute, with (`epoch`, `rev`) for readers to order by."""
+    """One message per campaign and KPI named: the new total, with (`epoch`, `rev`) for readers to order by."""
     return [
         Message(
             topic,

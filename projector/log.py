@@ -1,4 +1,4 @@
-"""The log port: a topic read as a member of a group, transactions that carry messages and a checkpoint, and what readers ask.
+"""The log port: a topic read as a member of a group, transactions with messages and a checkpoint, what readers ask.
 
 Positions are next offsets. Reads are always read_committed. A *checkpoint* is, per partition, the committed next offset
 and the text committed with it.
@@ -64,8 +64,8 @@ class Listener(Protocol):
 class Member(Protocol):
     """A worker's place in a group: one consumer and one transactional producer. Not thread-safe.
 
-    Raises, from any call: `Fenced` (the transaction is not known to be committed: `renew`, then start from `committed`),
-    `SlotTaken`, `OffsetsGone`, other `Fatal`.
+    Raises, from any call: `Fenced` (the transaction is not known to be committed: `renew`, then start from
+    `committed`), `SlotTaken`, `OffsetsGone`, other `Fatal`.
     """
 
     def poll(self, records_max: int, timeout_ms: int) -> list[Record]:
@@ -88,7 +88,7 @@ class Member(Protocol):
         ...
 
     def pause(self, paused: bool) -> None:
-        """Whether `poll` withholds records (of all assigned partitions, also of new ones) while it keeps the membership."""
+        """Whether `poll` withholds records (also of partitions to come) while it keeps the membership."""
         ...
 
     def commit(self, messages: Sequence[Message], offsets: Mapping[int, Offset]) -> None:
@@ -100,7 +100,7 @@ class Member(Protocol):
         ...
 
     def renew(self) -> None:
-        """After `Fenced`: a new producer with the same name, which ends whatever transaction is open under it. Raises `Retryable`."""
+        """After `Fenced`: a new producer of the same name, which ends the transaction that is open. Raises `Retryable`."""
         ...
 
     def leave(self) -> None:
@@ -116,7 +116,7 @@ class Log(Protocol):
     """The log itself. Every call is bounded in time and raises `Retryable` when it got no answer."""
 
     def join(self, group: str, topic: str, slot: str, listener: Listener) -> Member:
-        """Become a member of `group` under the name `<group>-<slot>`. Raises `SlotTaken`, `Misconfigured`, `Retryable`."""
+        """Become a member of `group`, named `<group>-<slot>`. Raises `SlotTaken`, `Misconfigured`, `Retryable`."""
         ...
 
     def topic(self, name: str) -> TopicInfo | None:

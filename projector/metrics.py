@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from projector.balance import Totals
+
 
 @dataclass(slots=True)
 class Metrics:
-    """Counters of one process. Verdicts count every pass over a record, so a replay counts again."""
+    """Counters of one process; verdicts are those of the batches that it committed."""
 
     consumed: int = 0
     counted: int = 0
@@ -20,3 +22,11 @@ class Metrics:
     queues_dropped: int = 0
     assignments: int = 0
     last_error: str = ""
+
+    def add(self, verdicts: Totals) -> None:
+        """A batch was committed."""
+        self.consumed += verdicts.consumed
+        self.counted += verdicts.counted
+        self.duplicate += verdicts.duplicate
+        self.parked += verdicts.parked
+        self.rejected += verdicts.rejected

@@ -17,9 +17,10 @@ from typing import NamedTuple, TypeAlias
 import projector
 from projector.config import Config
 from projector.errors import Misconfigured, Refused
-from projector.generation import read_pointer, settling_ms
+from projector.generation import read_pointer
 from projector.log import Log
 from projector.patience import patiently, write_patiently
+from projector.settling import settle_seconds
 from projector.store import Presence, Put, Read, RowKey, Store, Write
 
 Apply: TypeAlias = Callable[[Log, Store, Config], None]
@@ -99,11 +100,11 @@ def migrate(log: Log, store: Store, config: Config) -> Iterator[Migration]:
 
 def _apply(migration: Migration, log: Log, store: Store, config: Config) -> None:
     """Apply, wait until the store can no longer take it back, then record: a record never outlives what it records."""
-    settle_ms = settling_ms(store, config)
+    settle_s = patiently(lambda: settle_seconds(store, config.settle_ms, config.allow_volatile_store))
     for _ in range(_ATTEMPTS):
         before = patiently(store.state)
         patiently(lambda: migration.apply(log, store, config))
-        time.sleep(settle_ms / 1000)
+        time.sleep(settle_s)
         after = patiently(store.state)
         if after.drained and after.incarnation == before.incarnation:
             break
@@ -137,5 +138,5 @@ def _loaded(file: Traversable) -> Migration:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    title = (module.__doc__ or match[2]).strip().splitlines()[0]
+    title = (module.__doc__ or match[2]).strip().splitlines()[0].removesuffix(".")
     return Migration(match[1], match[2], title, module.apply, getattr(module, "holds", None))

@@ -26,7 +26,7 @@ class PutNew(NamedTuple):
     """Add `entries` to a map bin, create-only: one that is there fails the whole write (`Outcome.EXISTS`)."""
 
     bin: str
-    entries: Mapping[MapKey, Any]
+    entries: Mapping[Any, Any]
 
 
 class Put(NamedTuple):
@@ -173,7 +173,7 @@ class Row(NamedTuple):
 
 
 class StoreState(NamedTuple):
-    """`incarnation` changes whenever the store may have forgotten; `drained`: no acknowledged write waits for a device."""
+    """`incarnation` changes when the store may have forgotten; `drained`: no acknowledged write waits for a device."""
 
     incarnation: str
     drained: bool

@@ -51,7 +51,7 @@ def create_topics(log: Log, config: Config) -> None:
 def check_topics(log: Log, config: Config) -> list[Difference]:
     """How the three topics differ from what they must be; [] if all is well. Raises `Retryable`.
 
-    Only settings that the log reports are compared: one that it does not know has no effect there.
+    A setting that the log does not report has no effect there; but for `max.message.bytes`, whose default it then has.
     """
     found = {name: log.topic(name) for name in (config.input_topic, config.kpi_topic, config.quarantine_topic)}
     needed_bytes = _message_bytes(found[config.input_topic]) + ENVELOPE_BYTES
@@ -66,8 +66,8 @@ def check_topics(log: Log, config: Config) -> list[Difference]:
             differences += _retention(name, info)
             if name == config.input_topic:
                 differences += _offsets(name, info)
-            elif int(info.settings.get("max.message.bytes", needed_bytes)) < needed_bytes:
-                size, wanted = info.settings["max.message.bytes"], f"at least {needed_bytes}"
+            elif _message_bytes(info) < needed_bytes:
+                size, wanted = str(_message_bytes(info)), f"at least {needed_bytes}"
                 reason = "a large record would not fit"
                 differences.append(_wrong(name, "max.message.bytes", size, wanted, reason, str(needed_bytes)))
     return differences

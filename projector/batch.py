@@ -1,0 +1,67 @@
+"""Batches that are applied and wait until they have settled, in the order in which they will be committed."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from projector.balance import Totals
+from projector.kpi import Value
+from projector.log import Message
+
+BATCHES_MAX = 10
+BYTES_MAX = 256 * 1024 * 1024
+VALUE_BYTES = 512
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a transaction must carry for the records of one poll: everything as it stood when they had been applied."""
+
+    positions: dict[int, tuple[int, Totals | None]]
+    """Per partition the next offset and the running totals; None: unknown (see `balance`)."""
+    answered_at: float
+    """When the store gave the last answer that this rests on, in seconds of the worker's monotonic clock."""
+    values: dict[int, Value] = field(default_factory=dict)
+    quarantined: list[Message] = field(default_factory=list)
+    verdicts: Totals = field(default_factory=Totals)
+
+    @property
+    def bytes(self) -> int:
+        """Memory it holds, roughly."""
+        return sum(len(message.value or b"") + VALUE_BYTES for message in self.quarantined) + VALUE_BYTES * len(
+            self.values
+        )
+
+
+class Queue:
+    """Applied batches, oldest first; bounded, so that a store that settles slowly stops the polling."""
+
+    def __init__(self) -> None:
+        self._batches: deque[Batch] = deque()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._batches)
+
+    @property
+    def full(self) -> bool:
+        """No further batch may be applied."""
+        return len(self._batches) >= BATCHES_MAX or self._bytes >= BYTES_MAX
+
+    def append(self, batch: Batch) -> None:
+        """Put a batch at the end."""
+        self._batches.append(batch)
+        self._bytes += batch.bytes
+
+    def remove(self, count: int) -> None:
+        """Take the oldest `count` away: they are committed."""
+        for _ in range(count):
+            self._bytes -= self._batches.popleft().bytes
+
+    def clear(self) -> None:
+        """Drop all: none of them is committed."""
+        self._batches.clear()
+        self._bytes = 0

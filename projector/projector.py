@@ -1,0 +1,475 @@
+"""The loop: read it first.
+
+    poll -> decode -> resolve -> fold -> apply -> settle -> publish -> commit
+
+One worker is one consumer, one transactional producer and this loop. The campaign rows alone decide what counts, so a
+crash anywhere means: read again from the checkpoint, and what is in the rows already adds nothing. Applied batches
+wait in a queue until the store cannot forget them; one transaction publishes and commits the settled front of it, and
+none is open across a poll. Whatever goes wrong has one remedy: drop the queue, go back to the checkpoint.
+The argument, fault by fault, stands in docs/exactly-once.md.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from projector import kpi, quarantine
+from projector.balance import Totals
+from projector.batch import Batch, Queue
+from projector.campaign import Tags
+from projector.checkpoint import Copies, Start, start
+from projector.config import Config
+from projector.errors import Fatal, Fenced, InDoubt, Retryable
+from projector.event import KINDS, Decoder, Event, Unfit
+from projector.fold import fold
+from projector.generation import Generation
+from projector.kpi import Value
+from projector.last_word import LastWord
+from projector.ledger import Judgement, Ledger
+from projector.log import Listener, Log, Member, Message, Offset, Record
+from projector.metrics import Metrics
+from projector.patience import Patience
+from projector.settling import Settling
+from projector.store import Store
+
+logger = logging.getLogger(__name__)
+
+COPY_S = 1.0
+REPORT_S = 10.0
+DRAIN_S = 20.0
+PROBE_S = 0.2
+
+
+class Clock(Protocol):
+    """Seconds that only go forward, and waiting for some of them."""
+
+    def monotonic(self) -> float:
+        """Now."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class Projector(Listener):
+    """One worker of one generation.
+
+    `slot` names its transactions and its place in the group. `accept_head` and `restore_checkpoint` answer for an
+    operator what to do where offsets are gone. `beat` is called at least once per call to log or store.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        store: Store,
+        config: Config,
+        generation: Generation,
+        epoch: int,
+        slot: str,
+        settle_s: float,
+        *,
+        accept_head: bool = False,
+        restore_checkpoint: bool = False,
+        beat: Callable[[], None] = lambda: None,
+        clock: Clock = time,
+        patience_s: float = 20.0,
+    ) -> None:
+        self.metrics = Metrics()
+        self._log = log
+        self._config = config
+        self._generation = generation
+        self._epoch = epoch
+        self._slot = slot
+        self._accept_head = accept_head
+        self._restore_checkpoint = restore_checkpoint
+        self._beat = beat
+        self._clock = clock
+        self._patience = Patience(patience_s, self._note)
+        self._decoder = Decoder(config.source_set)
+        self._tags = Tags(store, self._patience)
+        self._ledger = Ledger(store, generation.campaigns, self._patience)
+        self._settling = Settling(store, settle_s, self._patience, clock.monotonic)
+        self._last_word = LastWord(
+            store, generation.campaigns, self._patience, config.republish_ms / 1000, clock.monotonic
+        )
+        self._copies = Copies(store, generation, self._patience)
+        self._copied_at = float("-inf")
+        self._to_copy: dict[int, Offset] = {}
+        self._queue = Queue()
+        self._positions: dict[int, tuple[int, Totals | None]] = {}
+        """Per owned partition the next offset and the totals, as after the last batch of the queue."""
+        self._stale = False
+        """The positions must be taken from the checkpoint before anything else."""
+        self._producer_dead = False
+        self._assignment_failed = False
+        self._reported_at = float("-inf")
+        self._probed_at = float("-inf")
+        self._member: Member | None = None
+
+    # --- the life of a worker
+
+    def run(self, until_end: bool, stopping: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> None:
+        """Work until `stopping()`; with `until_end` also until the topic is counted as far as it goes now.
+
+        Then commits what is in hand and leaves the group. Raises `Fatal`; the place in the group is then kept as
+        after a crash, so that the same slot goes on at once.
+        """
+        ends = self._patience(lambda: self._log.ends(self._config.input_topic)) if until_end else {}
+        self.join()
+        try:
+            while not stopping() and not (until_end and self.finished(ends)):
+                self.turn()
+                progress()
+            self.leave()
+        finally:
+            self.member.close()
+
+    def join(self) -> None:
+        """Become a member of the generation's group. Raises `Retryable`, `Fatal`."""
+        self._member = self._patience(
+            lambda: self._log.join(self._generation.group, self._config.input_topic, self._slot, self)
+        )
+
+    @property
+    def member(self) -> Member:
+        """The worker's place in the group."""
+        if self._member is None:
+            raise RuntimeError("join first")
+        return self._member
+
+    def turn(self) -> None:
+        """One turn of the loop. Errors that a restart from the checkpoint mends are mended here; raises `Fatal`."""
+        self._beat()
+        try:
+            if self._stale:
+                self._return_to_checkpoint()
+            self._commit_settled()
+            records = self._poll()
+            if self._stale:
+                return
+            if records:
+                self._queue.append(self._project(records))
+            if not self._queue.full:
+                self._follow_up(idle=not records and not self._queue)
+        except Fenced as error:
+            self.metrics.fenced += 1
+            self._producer_dead = True
+            self._drop_queue(error)
+        except Retryable as error:
+            self._drop_queue(error)
+
+    def finished(self, ends: Mapping[int, int]) -> bool:
+        """Whether the group's checkpoint has reached `ends`, whoever committed it, and this worker owes nothing."""
+        if self._queue or self._stale or self._last_word or not self._member:
+            return False
+        if any(position < ends.get(partition, 0) for partition, (position, _) in self._positions.items()):
+            return False
+        if self._clock.monotonic() - self._probed_at < PROBE_S:
+            return False
+        self._probed_at = self._clock.monotonic()
+        try:
+            checkpoint = self._log.checkpoint(self._generation.group, self._config.input_topic)
+        except Retryable as error:
+            self._note(error)
+            return False
+        return all(
+            end == 0 or (partition in checkpoint and checkpoint[partition].offset >= end)
+            for partition, end in ends.items()
+        )
+
+    def leave(self) -> None:
+        """Commit what is in hand, as far as that is possible within a bounded time, and leave the group in order."""
+        self._beat()
+        try:
+            deadline = self._clock.monotonic() + DRAIN_S
+            self._drain(deadline)
+            while self._last_word.published and self._positions and self._clock.monotonic() < deadline:
+                self._follow_up(idle=True)
+                self._drain(deadline)
+            self._copied_at = float("-inf")
+            self._copy_checkpoint()
+        except (Fenced, Retryable) as error:
+            self._drop_queue(error)
+        self.member.leave()
+
+    # --- one batch
+
+    def _poll(self) -> list[Record]:
+        """The next records; none while the queue is full."""
+        wait_s = self._config.batch_ms / 1000
+        for head in self._queue:
+            wait_s = min(wait_s, self._settling.ripens_in(head))
+            break
+        self.member.pause(self._queue.full)
+        return self.member.poll(self._config.batch_records, max(1, int(wait_s * 1000)))
+
+    def _project(self, records: Sequence[Record]) -> Batch:
+        """Decode, resolve, fold and apply: every record gets its verdict, known from the store."""
+        consumed = Counter(record.partition for record in records)
+        self._take_incarnation()
+        verdicts: dict[str, Counter[int]] = {name: Counter() for name in ("counted", "duplicate", "parked", "rejected")}
+        quarantined: list[Message] = []
+
+        def set_aside(record: Record, verdict: str, reason: str, detail: str) -> None:
+            quarantined.append(
+                quarantine.message(
+                    self._config.quarantine_topic,
+                    self._config.input_topic,
+                    record,
+                    verdict,
+                    reason,
+                    detail,
+                    self._generation.number,
+                )
+            )
+
+        events: list[tuple[Record, Event]] = []
+        decode = self._decoder.decode
+        for record in records:
+            event = decode(record.value)
+            if isinstance(event, Unfit):
+                verdicts[event.verdict][record.partition] += 1
+                set_aside(record, event.verdict, event.reason, event.detail)
+            else:
+                events.append((record, event))
+
+        campaigns = self._tags.resolve([event.tag for _, event in events])
+        known: list[tuple[Record, Event, int]] = []
+        for record, event in events:
+            campaign = campaigns.get(event.tag)
+            if campaign is None:
+                verdicts["parked"][record.partition] += 1
+                set_aside(record, "parked", "unknown-tag", f"tag {event.tag}")
+            else:
+                known.append((record, event, campaign))
+
+        judgements = self._ledger.apply(fold(known))
+        answered_at = self._clock.monotonic()
+
+        for judgement in judgements.values():
+            verdicts["counted"].update([sighting[2] for sighting in judgement.counted])
+            verdicts["duplicate"].update([sighting[2] for sighting, _ in judgement.duplicates])
+            verdicts["parked"].update([sighting[2] for sighting in judgement.parked])
+        by_position: dict[tuple[int, int], Record] = {}
+        if any(judgement.parked or judgement.duplicates for judgement in judgements.values()):
+            by_position = {(record.partition, record.offset): record for record, _, _ in known}
+        for campaign, judgement in judgements.items():
+            for code, _, partition, offset in judgement.parked:
+                record = by_position[partition, offset]
+                set_aside(record, "parked", judgement.reason, f"campaign {campaign}, {KINDS[code]}")
+            for (code, _, partition, offset), held in judgement.duplicates:
+                if code != held[0]:
+                    detail = f"a {KINDS[code]}; counted as a {KINDS[held[0]]} at {held[2]}/{held[3]}"
+                    set_aside(by_position[partition, offset], "duplicate", "conflict", detail)
+
+        batch_totals = Totals()
+        positions: dict[int, tuple[int, Totals | None]] = {}
+        ends = {record.partition: record.offset + 1 for record in records}
+        for partition, count in consumed.items():
+            added = Totals(count, **{verdict: counts[partition] for verdict, counts in verdicts.items()})
+            if added.consumed != added.judged:
+                raise Fatal(
+                    f"partition {partition}: {added.consumed} records, {added.judged} verdicts: nothing committed"
+                )
+            _, totals = self._positions[partition]
+            positions[partition] = (ends[partition], totals.plus(added) if totals else None)
+            batch_totals = batch_totals.plus(added)
+        self._positions.update(positions)
+        return Batch(positions, answered_at, _values(judgements), quarantined, batch_totals)
+
+    def _commit_settled(self) -> None:
+        """One transaction for the settled front of the queue: totals as read back, quarantine, offsets, balance."""
+        settled = self._settling.settled(self._queue)
+        if settled is None:
+            self.metrics.incarnation_changes += 1
+            self._forget()
+            raise Retryable("the store was restarted and may have forgotten: back to the checkpoint")
+        if settled:
+            self._commit([batch for batch, _ in zip(self._queue, range(settled), strict=False)])
+
+    def _commit(self, batches: Sequence[Batch]) -> None:
+        values = kpi.latest(batch.values for batch in batches)
+        messages = kpi.messages(self._config.kpi_topic, values, self._epoch)
+        positions: dict[int, tuple[int, Totals | None]] = {}
+        for batch in batches:
+            messages += batch.quarantined
+            positions.update(batch.positions)
+        offsets = {
+            partition: Offset(offset, totals.metadata() if totals else "")
+            for partition, (offset, totals) in positions.items()
+        }
+        self._beat()
+        self.member.commit(messages, offsets)
+        self._queue.remove(len(batches))
+        self._last_word.owe(values, published=True)
+        self.metrics.transactions += 1
+        for batch in batches:
+            self.metrics.add(batch.verdicts)
+        self._to_copy.update(offsets)
+        self._copy_checkpoint()
+
+    def _copy_checkpoint(self) -> None:
+        if not self._to_copy or self._clock.monotonic() - self._copied_at < COPY_S:
+            return
+        self._copied_at = self._clock.monotonic()
+        try:
+            self._copies.write(self._to_copy)
+            self._to_copy = {}
+        except Retryable as error:
+            # A copy for the day on which Kafka has lost the checkpoint: it is written again with the next commit.
+            self._note(error)
+
+    def _follow_up(self, idle: bool) -> None:
+        """What is to be committed although no record asks for it: the last word, and a position past markers."""
+        if not self._positions:
+            return
+        self._take_incarnation()
+        values = self._last_word.due(idle)
+        if idle:
+            for partition, position in self.member.positions().items():
+                if partition in self._positions and position > self._positions[partition][0]:
+                    self._positions[partition] = (position, self._positions[partition][1])
+                    self._queue.append(Batch({partition: self._positions[partition]}, self._clock.monotonic()))
+        if values:
+            self._queue.append(Batch(dict(self._positions), self._clock.monotonic(), values))
+
+    # --- partitions come and go; called from inside `poll` and `leave`
+
+    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Start new partitions at the checkpoint; every row is owed its last word."""
+        self.metrics.assignments += 1
+        try:
+            starts = self._starts(partitions)
+        except Retryable:
+            self._assignment_failed = True
+            raise
+        self._last_word.assigned()
+        logger.info("assigned partitions %s", sorted(partitions))
+        return {partition: begin.offset for partition, begin in starts.items()}
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        """Commit every batch, then give the partitions up."""
+        try:
+            self._drain(self._clock.monotonic() + DRAIN_S)
+        except Fenced as error:
+            self.metrics.fenced += 1
+            self._producer_dead = True
+            self._drop_queue(error)
+        except Retryable as error:
+            self._drop_queue(error)
+        self._give_up(partitions)
+        logger.info("revoked partitions %s", sorted(partitions))
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        """Another worker has these: nothing of the queue may be committed."""
+        self._drop_queue(Fenced(f"partitions {sorted(partitions)} were lost to another worker"))
+        self._give_up(partitions)
+
+    def _give_up(self, partitions: Sequence[int]) -> None:
+        for partition in partitions:
+            self._positions.pop(partition, None)
+        if not self._positions:
+            self._last_word.clear()
+
+    def _drain(self, deadline: float) -> None:
+        """Commit the whole queue, waiting until it has settled. Raises `Retryable` if it has not at the deadline."""
+        while self._queue:
+            self._beat()
+            self._commit_settled()
+            if self._queue:
+                if self._clock.monotonic() > deadline:
+                    raise Retryable("the store does not settle: its device does not keep up with the writes")
+                self._clock.sleep(max(0.005, min(0.1, min(map(self._settling.ripens_in, self._queue)))))
+
+    # --- back to the checkpoint
+
+    def _drop_queue(self, error: Exception) -> None:
+        """Nothing that waits will be committed; what was to be published is owed."""
+        for batch in self._queue:
+            self._last_word.owe(batch.values, published=False)
+        self._queue.clear()
+        self._stale = True
+        self.metrics.queues_dropped += 1
+        self._note(error)
+        if self._clock.monotonic() - self._reported_at >= REPORT_S:
+            self._reported_at = self._clock.monotonic()
+            logger.warning("back to the checkpoint: %s", error)
+
+    def _take_incarnation(self) -> None:
+        """Queue and caches rest on one incarnation: the one read before the first of them."""
+        if not (self._queue or self._ledger or self._tags):
+            self._settling.renew()
+
+    def _forget(self) -> None:
+        """The store may have forgotten: no cache may say otherwise."""
+        self._tags.forget()
+        self._ledger.forget()
+
+    def _return_to_checkpoint(self) -> None:
+        """A live producer, then positions and totals of every owned partition as they are committed."""
+        if self._assignment_failed:
+            # The client was never told where to start: join anew, the slot keeps its partitions.
+            self.member.close()
+            self._positions.clear()
+            self.join()
+            self._assignment_failed = self._producer_dead = self._stale = False
+            return
+        if self._producer_dead:
+            self._patience(self.member.renew)
+            self._producer_dead = False
+        self.member.pause(True)
+        self.member.poll(1, 1)
+        owned = list(self._positions)
+        self.member.seek({partition: begin.offset for partition, begin in self._starts(owned).items()})
+        self._stale = False
+
+    def _starts(self, partitions: Sequence[int]) -> dict[int, Start]:
+        """Where these partitions start; one that never had a checkpoint gets its first with the next transaction."""
+        if not partitions:
+            return {}
+        topic = self._config.input_topic
+        committed = self._patience(lambda: self.member.committed(partitions))
+        missing = [partition for partition in partitions if committed.get(partition) is None]
+        copies = self._copies.read(missing) if missing else {}
+        heads, ends = self._patience(lambda: (self._log.heads(topic), self._log.ends(topic)))
+        starts = {
+            partition: start(
+                partition,
+                committed.get(partition),
+                copies.get(partition),
+                heads[partition],
+                ends[partition],
+                self._accept_head,
+                self._restore_checkpoint,
+            )
+            for partition in partitions
+        }
+        self._positions.update({partition: (begin.offset, begin.totals) for partition, begin in starts.items()})
+        first = {partition: self._positions[partition] for partition, begin in starts.items() if not begin.recorded}
+        if first:
+            self._take_incarnation()
+            self._queue.append(Batch(first, self._clock.monotonic()))
+        return starts
+
+    def _note(self, error: BaseException) -> None:
+        """An error that is being dealt with: the worker is alive, and its metrics tell."""
+        self._beat()
+        self.metrics.retries += 1
+        self.metrics.in_doubt += isinstance(error, InDoubt)
+        self.metrics.last_error = str(error)
+
+
+def _values(judgements: Mapping[int, Judgement]) -> dict[int, Value]:
+    """What to publish: for every campaign whose row answered, the KPIs that the records named, replays included."""
+    return {
+        campaign: Value(
+            judgement.stats,
+            judgement.rev,
+            {sighting[0] for sighting in judgement.counted} | {sighting[0] for sighting, _ in judgement.duplicates},
+        )
+        for campaign, judgement in judgements.items()
+        if judgement.counted or judgement.duplicates
+    }

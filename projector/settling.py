@@ -1,0 +1,60 @@
+"""Settling: when the store can no longer forget what a batch rests on (design section 7)."""
+
+from collections.abc import Callable, Iterable
+
+from projector.batch import Batch
+from projector.errors import Misconfigured
+from projector.patience import Patience
+from projector.store import Store
+
+
+class Settling:
+    """The incarnation that the queue and the caches rest on, and which batches have settled under it."""
+
+    def __init__(self, store: Store, settle_s: float, patience: Patience, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._settle_s = settle_s
+        self._patience = patience
+        self._clock = clock
+        self._incarnation = ""
+        self._drained_at = float("-inf")
+
+    def renew(self) -> None:
+        """Rest on the incarnation of now. Only while there is neither a queue nor a cache. Raises `Retryable`."""
+        self._incarnation = self._patience(self._store.state).incarnation
+
+    def ripens_in(self, batch: Batch) -> float:
+        """Seconds until the batch's wait is over; it still has to be `settled`."""
+        return max(0.0, batch.answered_at + self._settle_s - self._clock())
+
+    def settled(self, batches: Iterable[Batch]) -> int | None:
+        """How many of the oldest batches have settled; None if the store may have forgotten. Raises `Retryable`."""
+        ripe = []
+        for batch in batches:
+            if self.ripens_in(batch) > 0:
+                break
+            ripe.append(batch)
+        if not ripe:
+            return 0
+        asked_at = self._clock()
+        state = self._patience(self._store.state)
+        if state.incarnation != self._incarnation:
+            return None
+        if state.drained:
+            self._drained_at = asked_at
+        if self._settle_s == 0:
+            return len(ripe)
+        return sum(1 for batch in ripe if batch.answered_at <= self._drained_at)
+
+
+def settle_seconds(store: Store, settle_ms: int | str, allow_volatile_store: bool) -> float:
+    """The wait in force, from settings and store. Raises `Misconfigured` for a store that cannot keep a write."""
+    limit = store.limits().settle_ms
+    if limit is None and not allow_volatile_store:
+        raise Misconfigured(
+            "the store keeps its rows in memory or flushes them at no fixed time (flush-max-ms 0): a crash would lose "
+            "counts; use a device namespace with flush-max-ms 50, or set allow_volatile_store = true to risk it"
+        )
+    if isinstance(settle_ms, int):
+        return settle_ms / 1000
+    return (limit or 0) / 1000
