@@ -337,8 +337,8 @@ def _check_together(config: Config) -> None:
         raise Misconfigured("input_topic, kpi_topic and quarantine_topic must be three topics; rename one")
     for setting, backend, table in (("log", config.log, config.kafka), ("store", config.store, config.aerospike)):
         for key in NEEDED.get(backend, ()):
-            if not table.get(key):
+            if not table.get(key) or not isinstance(table[key], str):
                 name = f"{backend}.{key}"
                 raise Misconfigured(
-                    f"{setting} is {backend}, but {name} is not set; set it in [{backend}] or as {variable(name)}"
+                    f"{setting} is {backend}, but {name} is not given as text; set it in [{backend}] or as {variable(name)}"
                 )

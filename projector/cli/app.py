@@ -34,9 +34,7 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         "-c",
-        envvar="PROJECTOR_CONFIG",
-        show_envvar=True,
-        help="Settings file. Without it: projector.toml in the working directory, if there.",
+        help="Settings file. Default: PROJECTOR_CONFIG, else projector.toml in the working directory, if there.",
         metavar="FILE",
     ),
 ]
@@ -120,25 +118,28 @@ def _projector(
 
 def main() -> None:
     """Run the command line and end the process: 0, the error's exit code, 2 for usage, 130 when interrupted."""
-    import projector.cli  # noqa: F401  # registers the commands
-
+    code: str | int | None = 0
     try:
         app()
-        sys.stdout.flush()
-    except ProjectorError as error:
-        sys.exit(_told(error))
+    except SystemExit as end:
+        code = end.code
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    except ProjectorError as error:
+        code = _told(error)
+    try:
+        sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has gone; without this the interpreter would complain when it flushes at exit.
+        # The reader has gone. Without this the interpreter would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = code or 1
+    sys.exit(code)
 
 
 def _told(error: ProjectorError) -> int:
     """Print the error as one line; its exit code."""
     text = " ".join(str(error).split())
     if isinstance(error, Retryable):
-        text = f"cannot reach {text}" if text else "unreachable"
+        text = f"cannot reach the log or the store: {text}; check that it runs, and its address with 'projector config'"
     print(f"error: {text}", file=sys.stderr)
     return error.exit_code if isinstance(error, Fatal) else Misconfigured.exit_code
