@@ -30,10 +30,12 @@ class Tags:
         if len(self._known) + len(missing) > TAGS_MAX:
             missing = list(set(tags))
             self._known.clear()
-        for start in range(0, len(missing), READ_MAX):
-            part = missing[start : start + READ_MAX]
-            reads = [Read(RowKey("tags", tag), ("c-id",)) for tag in part]
-            for tag, row in zip(part, self._patience(lambda reads=reads: self._store.read(reads)), strict=True):
-                if row is not None and isinstance(row.bins.get("c-id"), int):
-                    self._known[tag] = row.bins["c-id"]
+        for begin in range(0, len(missing), READ_MAX):
+            self._load(missing[begin : begin + READ_MAX])
         return self._known
+
+    def _load(self, tags: list[str]) -> None:
+        rows = self._patience(lambda: self._store.read([Read(RowKey("tags", tag), ("c-id",)) for tag in tags]))
+        for tag, row in zip(tags, rows, strict=True):
+            if row is not None and type(row.bins.get("c-id")) is int:
+                self._known[tag] = row.bins["c-id"]

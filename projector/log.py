@@ -100,7 +100,7 @@ class Member(Protocol):
         ...
 
     def renew(self) -> None:
-        """After `Fenced`: a new producer of the same name, which ends the transaction that is open. Raises `Retryable`."""
+        """After `Fenced`: a new producer of the same name, which ends any open transaction. Raises `Retryable`."""
         ...
 
     def leave(self) -> None:

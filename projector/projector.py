@@ -180,6 +180,14 @@ class Projector(Listener):
             for partition, end in ends.items()
         )
 
+    def lag(self) -> int | None:
+        """Records, or offsets without one, between the owned positions and the end; None if that is not known now."""
+        try:
+            ends = self._log.ends(self._config.input_topic)
+        except Retryable:
+            return None
+        return sum(max(0, ends.get(p, 0) - position) for p, (position, _) in self._positions.items())
+
     def leave(self) -> None:
         """Commit what is in hand, as far as that is possible within a bounded time, and leave the group in order."""
         self._beat()

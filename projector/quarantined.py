@@ -12,7 +12,10 @@ _HEADERS = frozenset({"verdict", "reason", "topic", "partition", "offset", "time
 
 
 class Quarantined(NamedTuple):
-    """A record that was not counted. `timestamp_ms` is the record's own, -1 where it has none; `value` its bytes."""
+    """A record that was not counted. `timestamp_ms` is the record's own, -1 where it has none.
+
+    `value` holds its bytes, or in a list the first of `value_bytes`; None is a tombstone.
+    """
 
     key: str
     verdict: str
@@ -23,6 +26,7 @@ class Quarantined(NamedTuple):
     timestamp_ms: int
     generation: int
     detail: str
+    value_bytes: int
     value: bytes | None
 
 
@@ -114,5 +118,6 @@ def _parsed(message: Record) -> Quarantined | None:
         timestamp_ms,
         generation,
         headers["detail"],
+        len(message.value or b""),
         message.value,
     )

@@ -1,0 +1,184 @@
+"""`projector run`: one worker, or several under a supervisor."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from projector.cli.app import ConfigFile, Settings, app, configured
+from projector.errors import ProjectorError, Retryable
+
+if TYPE_CHECKING:
+    from projector.config import Config
+    from projector.log import Log
+    from projector.preflight import Cleared
+    from projector.store import Store
+
+WATCHDOG_S = 50.0
+REPORT_S = 10.0
+SUPERVISED_PROGRESS_S = 1.0
+logger = logging.getLogger(__name__)
+
+
+class LogFormat(Enum):
+    """How log lines are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class _Stops:
+    """Counts SIGTERM and SIGINT. The first asks for an orderly stop."""
+
+    def __init__(self, end_at_second: bool) -> None:
+        self.count = 0
+        self._end_at_second = end_at_second
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._received)
+
+    def _received(self, number: int, _frame: object) -> None:
+        self.count += 1
+        if self._end_at_second and self.count > 1:
+            # Nothing is lost: what is not committed is read again by the next worker.
+            os._exit(128 + number)
+
+
+@app.command(
+    epilog="Example: [bold]projector run --workers 2[/bold], or up to the end: [bold]projector run --until-end[/bold]"
+)
+def run(
+    config_file: ConfigFile = None,
+    settings: Settings = None,
+    until_end: Annotated[
+        bool,
+        typer.Option("--until-end", help="Stop at the end of the topic as it is now, once all of it is committed."),
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes under one supervisor.")] = 1,
+    slot: Annotated[
+        str | None,
+        typer.Option(help="Stable name of this worker, unique in the group.  [default: <host name>-0]", metavar="NAME"),
+    ] = None,
+    accept_head: Annotated[
+        bool, typer.Option("--accept-head", help="Accept that records before the head of the topic are gone.")
+    ] = False,
+    restore_checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--restore-checkpoint", help="Where Kafka has lost the checkpoint, go on at its copy in the store."
+        ),
+    ] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="Log lines as text or as JSON.")] = LogFormat.TEXT,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+) -> None:
+    """Count the events of the input topic, each exactly once, and publish the new totals.
+
+    SIGTERM or Ctrl-C finishes and commits what is in hand, leaves the group and exits 0; a second one exits at once.
+    Exit codes: 0 fine, 2 configuration, 3 refused, 4 ledger damaged, 5 offsets or topic gone, 6 row too big,
+    7 watchdog, 8 slot taken.
+    """
+    from projector import logs
+
+    config = configured(config_file, settings)
+    logs.begin("json" if supervised else log_format.value)
+    host = socket.gethostname().split(".")[0]
+    if workers == 1:
+        name = slot or f"{host}-0"
+        _work(config, name, until_end, accept_head, restore_checkpoint, supervised)
+        return
+    if slot:
+        raise typer.BadParameter(
+            "--slot names one worker; with --workers each gets <host name>-<n>", param_hint="--slot"
+        )
+
+    from projector.backends import open_log, open_store
+    from projector.preflight import preflight
+    from projector.supervisor import supervise, worker_command
+
+    log, store = open_log(config), open_store(config)
+    try:
+        preflight(log, store, config)
+    finally:
+        log.close()
+        store.close()
+    options = ["--config", str(config_file)] if config_file else []
+    for setting in settings or []:
+        options += ["--set", setting]
+    options += ["--until-end"] * until_end + ["--accept-head"] * accept_head
+    options += ["--restore-checkpoint"] * restore_checkpoint
+    stops = _Stops(end_at_second=False)
+    sys.exit(supervise([f"{host}-{n}" for n in range(workers)], worker_command(options), lambda: stops.count))
+
+
+def _work(
+    config: "Config", slot: str, until_end: bool, accept_head: bool, restore_checkpoint: bool, supervised: bool
+) -> None:
+    """Run one worker in this process."""
+    from projector.progress import Progress, Sample
+    from projector.projector import Projector
+    from projector.watchdog import Watchdog
+
+    stops = _Stops(end_at_second=True)
+    parent = os.getppid()
+    log, store, cleared = _connect(config, supervised, stops)
+    try:
+        watchdog = Watchdog(WATCHDOG_S)
+        projector = Projector(
+            log,
+            store,
+            config,
+            cleared.generation,
+            cleared.epoch,
+            slot,
+            cleared.settle_s,
+            accept_head=accept_head,
+            restore_checkpoint=restore_checkpoint,
+            beat=watchdog.beat,
+        )
+        watchdog.start()
+        progress = Progress(
+            lambda: Sample.of(projector.metrics, projector.lag()), SUPERVISED_PROGRESS_S if supervised else None
+        )
+        logger.info("slot %s, generation %d, settling %d ms", slot, cleared.generation.number, cleared.settle_s * 1000)
+        projector.run(
+            until_end,
+            # A worker whose supervisor is gone stops in order: nobody would start it again.
+            lambda: stops.count > 0 or (supervised and os.getppid() != parent),
+            progress,
+        )
+        progress.close()
+        watchdog.stop()
+    finally:
+        log.close()
+        store.close()
+
+
+def _connect(config: "Config", supervised: bool, stops: _Stops) -> "tuple[Log, Store, Cleared]":
+    """Open log and store and check that all is there. A supervised worker waits for what does not answer."""
+    from projector.backends import open_log, open_store
+    from projector.preflight import preflight
+
+    told_at = float("-inf")
+    while True:
+        log: Log | None = None
+        store: Store | None = None
+        try:
+            log = open_log(config)
+            store = open_store(config)
+            return log, store, preflight(log, store, config)
+        except ProjectorError as error:
+            if log:
+                log.close()
+            if store:
+                store.close()
+            if not (supervised and isinstance(error, Retryable)) or stops.count:
+                raise
+            if time.monotonic() - told_at >= REPORT_S:
+                told_at = time.monotonic()
+                logger.warning("waiting: %s", error)
+            time.sleep(0.5)

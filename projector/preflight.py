@@ -1,0 +1,50 @@
+"""What must be so before a worker starts: topics, store, index, pointer. Nothing is started where it is not."""
+
+import logging
+from typing import NamedTuple
+
+from projector.config import Config
+from projector.errors import Misconfigured, OffsetsGone, Refused
+from projector.generation import CLOSING, Generation, settled_pointer
+from projector.log import Log
+from projector.settling import settle_seconds
+from projector.store import Store
+from projector.topics import Weight, check_topics
+
+logger = logging.getLogger(__name__)
+
+
+class Cleared(NamedTuple):
+    """What a worker starts with."""
+
+    generation: Generation
+    epoch: int
+    settle_s: float
+
+
+def preflight(log: Log, store: Store, config: Config) -> Cleared:
+    """Check, and wait until the pointer row has settled.
+
+    Raises `Misconfigured`, `Refused`, `OffsetsGone` (another topic than the one counted), each with the way out;
+    `Retryable` if log or store does not answer.
+    """
+    for difference in check_topics(log, config):
+        if difference.weight is not Weight.RISKY:
+            raise Misconfigured(str(difference))
+        logger.warning("%s", difference)
+    settle_s = settle_seconds(store, config.settle_ms, config.allow_volatile_store)
+    for name in store.expiring_sets():
+        logger.warning("%s: rows written there by others expire; a campaign or tag that expires is gone", name)
+    pointer = settled_pointer(store, round(settle_s * 1000))
+    generation = pointer.generation(config)
+    if pointer.state == CLOSING:
+        raise Refused(f"generation {generation.number} is being closed by a cutover: wait until it has ended")
+    if not store.has_index(generation.campaigns, "c-date"):
+        raise Misconfigured(f"set {generation.campaigns} has no index on c-date: run: projector migrate")
+    topic = log.topic(config.input_topic)
+    if topic is None or topic.id != pointer.topic_id:
+        raise OffsetsGone(
+            f"topic {config.input_topic} is not the one that was counted: its id is {topic.id if topic else 'none'}, "
+            f"the pointer row names {pointer.topic_id}; a topic made anew needs a new store, or its old data back"
+        )
+    return Cleared(generation, pointer.epoch, settle_s)
