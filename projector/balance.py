@@ -1,6 +1,6 @@
 """The balance: totals per partition, committed with the offsets, that must agree with the rows (design section 6)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +35,14 @@ class Totals(NamedTuple):
     def metadata(self) -> str:
         """As the text that is committed with an offset."""
         return msgspec.json.encode({"v": 1, **self._asdict()}).decode()
+
+
+def total(parts: Iterable[Totals]) -> Totals:
+    """The sum of all."""
+    added = Totals()
+    for part in parts:
+        added = added.plus(part)
+    return added
 
 
 class _Metadata(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,10 +80,7 @@ class Balance:
     @property
     def sum(self) -> Totals:
         """Over the partitions whose totals are known."""
-        total = Totals()
-        for totals in self.totals.values():
-            total = total.plus(totals or Totals())
-        return total
+        return total(totals for totals in self.totals.values() if totals)
 
     @property
     def unknown(self) -> list[int]:

@@ -15,20 +15,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from projector import kpi, quarantine
-from projector.balance import Totals
+from projector import kpi
+from projector.balance import Totals, total
 from projector.batch import Batch, Queue
-from projector.campaign import Tags
 from projector.checkpoint import Copies, Start, start
 from projector.config import Config
 from projector.errors import Fatal, Fenced, InDoubt, Retryable
-from projector.event import KINDS, Decoder, Event, Unfit
-from projector.fold import fold
 from projector.generation import Generation
-from projector.kpi import Value
+from projector.judge import Judge
 from projector.last_word import LastWord
-from projector.ledger import Judgement, Ledger
-from projector.log import Listener, Log, Member, Message, Offset, Record
+from projector.log import Listener, Log, Member, Offset, Record
 from projector.metrics import Metrics
 from projector.patience import Patience
 from projector.settling import Settling
@@ -88,9 +84,7 @@ class Projector(Listener):
         self._beat = beat
         self._clock = clock
         self._patience = Patience(patience_s, self._note)
-        self._decoder = Decoder(config.source_set)
-        self._tags = Tags(store, self._patience)
-        self._ledger = Ledger(store, generation.campaigns, self._patience)
+        self._judge = Judge(store, config, generation, self._patience)
         self._settling = Settling(store, settle_s, self._patience, clock.monotonic)
         self._last_word = LastWord(
             store, generation.campaigns, self._patience, config.republish_ms / 1000, clock.monotonic
@@ -215,85 +209,28 @@ class Projector(Listener):
         return self.member.poll(self._config.batch_records, max(1, int(wait_s * 1000)))
 
     def _project(self, records: Sequence[Record]) -> Batch:
-        """Decode, resolve, fold and apply: every record gets its verdict, known from the store."""
+        """Decode, resolve, fold and apply; positions and totals as they stand after it."""
         consumed = Counter(record.partition for record in records)
         self._take_incarnation()
-        verdicts: dict[str, Counter[int]] = {name: Counter() for name in ("counted", "duplicate", "parked", "rejected")}
-        quarantined: list[Message] = []
-
-        def set_aside(record: Record, verdict: str, reason: str, detail: str) -> None:
-            quarantined.append(
-                quarantine.message(
-                    self._config.quarantine_topic,
-                    self._config.input_topic,
-                    record,
-                    verdict,
-                    reason,
-                    detail,
-                    self._generation.number,
-                )
-            )
-
-        events: list[tuple[Record, Event]] = []
-        decode = self._decoder.decode
-        for record in records:
-            event = decode(record.value)
-            if isinstance(event, Unfit):
-                verdicts[event.verdict][record.partition] += 1
-                set_aside(record, event.verdict, event.reason, event.detail)
-            else:
-                events.append((record, event))
-
-        campaigns = self._tags.resolve([event.tag for _, event in events])
-        known: list[tuple[Record, Event, int]] = []
-        for record, event in events:
-            campaign = campaigns.get(event.tag)
-            if campaign is None:
-                verdicts["parked"][record.partition] += 1
-                set_aside(record, "parked", "unknown-tag", f"tag {event.tag}")
-            else:
-                known.append((record, event, campaign))
-
-        judgements = self._ledger.apply(fold(known))
+        verdicts = self._judge.judge(records)
         answered_at = self._clock.monotonic()
-
-        for judgement in judgements.values():
-            verdicts["counted"].update([sighting[2] for sighting in judgement.counted])
-            verdicts["duplicate"].update([sighting[2] for sighting, _ in judgement.duplicates])
-            verdicts["parked"].update([sighting[2] for sighting in judgement.parked])
-        by_position: dict[tuple[int, int], Record] = {}
-        if any(judgement.parked or judgement.duplicates for judgement in judgements.values()):
-            by_position = {(record.partition, record.offset): record for record, _, _ in known}
-        for campaign, judgement in judgements.items():
-            for code, _, partition, offset in judgement.parked:
-                record = by_position[partition, offset]
-                set_aside(record, "parked", judgement.reason, f"campaign {campaign}, {KINDS[code]}")
-            for (code, _, partition, offset), held in judgement.duplicates:
-                if code != held[0]:
-                    detail = f"a {KINDS[code]}; counted as a {KINDS[held[0]]} at {held[2]}/{held[3]}"
-                    set_aside(by_position[partition, offset], "duplicate", "conflict", detail)
-
-        batch_totals = Totals()
         positions: dict[int, tuple[int, Totals | None]] = {}
         ends = {record.partition: record.offset + 1 for record in records}
         for partition, count in consumed.items():
-            added = Totals(count, **{verdict: counts[partition] for verdict, counts in verdicts.items()})
-            if added.consumed != added.judged:
-                raise Fatal(
-                    f"partition {partition}: {added.consumed} records, {added.judged} verdicts: nothing committed"
-                )
-            _, totals = self._positions[partition]
+            added = verdicts.totals[partition]
+            if not count == added.consumed == added.judged:
+                raise Fatal(f"partition {partition}: {count} records, {added.judged} verdicts: nothing committed")
+            totals = self._positions[partition][1]
             positions[partition] = (ends[partition], totals.plus(added) if totals else None)
-            batch_totals = batch_totals.plus(added)
         self._positions.update(positions)
-        return Batch(positions, answered_at, _values(judgements), quarantined, batch_totals)
+        return Batch(positions, answered_at, verdicts.values, verdicts.quarantined, total(verdicts.totals.values()))
 
     def _commit_settled(self) -> None:
         """One transaction for the settled front of the queue: totals as read back, quarantine, offsets, balance."""
         settled = self._settling.settled(self._queue)
         if settled is None:
             self.metrics.incarnation_changes += 1
-            self._forget()
+            self._judge.forget()
             raise Retryable("the store was restarted and may have forgotten: back to the checkpoint")
         if settled:
             self._commit([batch for batch, _ in zip(self._queue, range(settled), strict=False)])
@@ -408,13 +345,8 @@ class Projector(Listener):
 
     def _take_incarnation(self) -> None:
         """Queue and caches rest on one incarnation: the one read before the first of them."""
-        if not (self._queue or self._ledger or self._tags):
+        if not (self._queue or self._judge):
             self._settling.renew()
-
-    def _forget(self) -> None:
-        """The store may have forgotten: no cache may say otherwise."""
-        self._tags.forget()
-        self._ledger.forget()
 
     def _return_to_checkpoint(self) -> None:
         """A live producer, then positions and totals of every owned partition as they are committed."""
@@ -468,16 +400,3 @@ class Projector(Listener):
         self.metrics.retries += 1
         self.metrics.in_doubt += isinstance(error, InDoubt)
         self.metrics.last_error = str(error)
-
-
-def _values(judgements: Mapping[int, Judgement]) -> dict[int, Value]:
-    """What to publish: for every campaign whose row answered, the KPIs that the records named, replays included."""
-    return {
-        campaign: Value(
-            judgement.stats,
-            judgement.rev,
-            {sighting[0] for sighting in judgement.counted} | {sighting[0] for sighting, _ in judgement.duplicates},
-        )
-        for campaign, judgement in judgements.items()
-        if judgement.counted or judgement.duplicates
-    }

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ class _Worker:
     def start_again(self) -> float:
         """Plan the next start; answers the pause in seconds, which grows while it does not last."""
         self._failures = 0 if time.monotonic() - self._started_at > STEADY_S else self._failures + 1
-        pause = min(BACKOFF_S_MAX, 0.25 * 2.0 ** float(self._failures))
+        pause = min(BACKOFF_S_MAX, math.ldexp(0.25, self._failures))
         self.start_at = time.monotonic() + pause
         return pause
 

@@ -1,0 +1,123 @@
+"""Every record of a batch gets its verdict: decode -> resolve -> fold -> apply, and what is set aside."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from projector import quarantine
+from projector.balance import Totals
+from projector.campaign import Tags
+from projector.config import Config
+from projector.event import KINDS, Decoder, Event, Unfit
+from projector.fold import fold
+from projector.generation import Generation
+from projector.kpi import Value
+from projector.ledger import Judgement, Ledger
+from projector.log import Message, Record
+from projector.patience import Patience
+from projector.store import Store
+
+
+class Verdicts(NamedTuple):
+    """What became of a batch: totals per partition, what to publish per campaign, what goes to quarantine."""
+
+    totals: dict[int, Totals]
+    values: dict[int, Value]
+    quarantined: list[Message]
+
+
+class Judge:
+    """The records of one generation before its rows: the store's rows decide, here is kept what they said."""
+
+    def __init__(self, store: Store, config: Config, generation: Generation, patience: Patience) -> None:
+        self._config = config
+        self._generation = generation
+        self._decode = Decoder(config.source_set).decode
+        self._tags = Tags(store, patience)
+        self._ledger = Ledger(store, generation.campaigns, patience)
+
+    def __bool__(self) -> bool:
+        """Whether anything that the store said is cached."""
+        return bool(self._tags or self._ledger)
+
+    def forget(self) -> None:
+        """Drop the caches: the store may have forgotten what it said."""
+        self._tags.forget()
+        self._ledger.forget()
+
+    def judge(self, records: Sequence[Record]) -> Verdicts:
+        """A verdict for every record, in the store when this returns; judging again adds nothing.
+
+        Raises `Retryable` if the store does not answer (parts may be applied), `RowTooBig`, `Refused`.
+        """
+        consumed = Counter(record.partition for record in records)
+        counts: dict[str, Counter[int]] = {name: Counter() for name in ("counted", "duplicate", "parked", "rejected")}
+        quarantined: list[Message] = []
+
+        def set_aside(record: Record, verdict: str, reason: str, detail: str) -> None:
+            quarantined.append(
+                quarantine.message(
+                    self._config.quarantine_topic,
+                    self._config.input_topic,
+                    record,
+                    verdict,
+                    reason,
+                    detail,
+                    self._generation.number,
+                )
+            )
+
+        events: list[tuple[Record, Event]] = []
+        decode = self._decode
+        for record in records:
+            event = decode(record.value)
+            if isinstance(event, Unfit):
+                counts[event.verdict][record.partition] += 1
+                set_aside(record, event.verdict, event.reason, event.detail)
+            else:
+                events.append((record, event))
+
+        campaigns = self._tags.resolve([event.tag for _, event in events])
+        known: list[tuple[Record, Event, int]] = []
+        for record, event in events:
+            campaign = campaigns.get(event.tag)
+            if campaign is None:
+                counts["parked"][record.partition] += 1
+                set_aside(record, "parked", "unknown-tag", f"tag {event.tag}")
+            else:
+                known.append((record, event, campaign))
+
+        judgements = self._ledger.apply(fold(known))
+        by_position: dict[tuple[int, int], Record] = {}
+        if any(judgement.parked or judgement.duplicates for judgement in judgements.values()):
+            by_position = {(record.partition, record.offset): record for record, _, _ in known}
+        for campaign, judgement in judgements.items():
+            counts["counted"].update([sighting[2] for sighting in judgement.counted])
+            counts["duplicate"].update([sighting[2] for sighting, _ in judgement.duplicates])
+            counts["parked"].update([sighting[2] for sighting in judgement.parked])
+            for code, _, partition, offset in judgement.parked:
+                record = by_position[partition, offset]
+                set_aside(record, "parked", judgement.reason, f"campaign {campaign}, {KINDS[code]}")
+            for (code, _, partition, offset), held in judgement.duplicates:
+                if code != held[0]:
+                    detail = f"a {KINDS[code]}; counted as a {KINDS[held[0]]} at {held[2]}/{held[3]}"
+                    set_aside(by_position[partition, offset], "duplicate", "conflict", detail)
+
+        totals = {
+            partition: Totals(count, **{verdict: found[partition] for verdict, found in counts.items()})
+            for partition, count in consumed.items()
+        }
+        return Verdicts(totals, _values(judgements), quarantined)
+
+
+def _values(judgements: Mapping[int, Judgement]) -> dict[int, Value]:
+    """What to publish: for every campaign whose row answered, the KPIs that the records named, replays included."""
+    return {
+        campaign: Value(
+            judgement.stats,
+            judgement.rev,
+            {sighting[0] for sighting in judgement.counted} | {sighting[0] for sighting, _ in judgement.duplicates},
+        )
+        for campaign, judgement in judgements.items()
+        if judgement.counted or judgement.duplicates
+    }
