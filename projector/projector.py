@@ -36,6 +36,7 @@ COPY_S = 1.0
 REPORT_S = 10.0
 DRAIN_S = 20.0
 PROBE_S = 0.2
+LAST_WORDS_MAX = 3  # on leaving; where others go on publishing, they sweep when they get these partitions
 
 
 class Clock(Protocol):
@@ -112,7 +113,13 @@ class Projector(Listener):
         after a crash, so that the same slot goes on at once.
         """
         ends = self._patience(lambda: self._log.ends(self._config.input_topic)) if until_end else {}
-        self.join()
+        while not self._member and not stopping():
+            try:
+                self.join()
+            except Retryable as error:
+                self._report(error)
+        if not self._member:
+            return
         try:
             while not stopping() and not (until_end and self.finished(ends)):
                 self.turn()
@@ -188,9 +195,10 @@ class Projector(Listener):
         try:
             deadline = self._clock.monotonic() + DRAIN_S
             self._drain(deadline)
-            while self._last_word.published and self._positions and self._clock.monotonic() < deadline:
-                self._follow_up(idle=True)
-                self._drain(deadline)
+            for _ in range(LAST_WORDS_MAX):
+                if self._last_word.published:
+                    self._follow_up(idle=True)
+                    self._drain(deadline)
             self._copied_at = float("-inf")
             self._copy_checkpoint()
         except (Fenced, Retryable) as error:
@@ -339,6 +347,9 @@ class Projector(Listener):
         self._stale = True
         self.metrics.queues_dropped += 1
         self._note(error)
+        self._report(error)
+
+    def _report(self, error: Exception) -> None:
         if self._clock.monotonic() - self._reported_at >= REPORT_S:
             self._reported_at = self._clock.monotonic()
             logger.warning("back to the checkpoint: %s", error)
