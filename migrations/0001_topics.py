@@ -1,4 +1,4 @@
-"""The three topics: input (12 partitions, kept for ever), KPI totals (compacted), quarantine (kept for ever)."""
+"""Three topics: input (kept for ever), KPI totals (compacted), quarantine (kept for ever)."""
 
 from projector.config import Config
 from projector.log import Log

@@ -1,4 +1,4 @@
-"""The numeric index on `c-date` of the campaigns."""
+"""Numeric index on `c-date` of the campaigns."""
 
 from projector.config import Config
 from projector.generation import Generation

@@ -1,4 +1,4 @@
-"""The pointer row: generation 1 is live, epoch 1, for the input topic as it is now."""
+"""Pointer row: generation 1, epoch 1, the id of the input topic."""
 
 from projector.config import Config
 from projector.errors import Misconfigured

@@ -14,7 +14,7 @@ _HEADERS = frozenset({"verdict", "reason", "topic", "partition", "offset", "time
 class Quarantined(NamedTuple):
     """A record that was not counted. `timestamp_ms` is the record's own, -1 where it has none.
 
-    `value` holds its bytes, or in a list the first of `value_bytes`; None is a tombstone.
+    `value` holds its `value_bytes` bytes; None is a tombstone, or left out of a list.
     """
 
     key: str
@@ -53,10 +53,10 @@ class Wanted:
         )
 
 
-def quarantined(log: Log, topic: str, wanted: Wanted, value_bytes: int) -> tuple[list[Quarantined], int]:
+def quarantined(log: Log, topic: str, wanted: Wanted) -> tuple[list[Quarantined], int]:
     """The wanted records by topic, partition and offset, the last message of each key; and how many were foreign.
 
-    Values are cut to `value_bytes`. Raises `Misconfigured`, `Retryable`.
+    Values are left out. Raises `Misconfigured`, `Retryable`.
     """
     last: dict[str, Quarantined] = {}
     foreign = 0
@@ -65,7 +65,7 @@ def quarantined(log: Log, topic: str, wanted: Wanted, value_bytes: int) -> tuple
         if found is None:
             foreign += 1
         else:
-            last[found.key] = found._replace(value=None if found.value is None else found.value[:value_bytes])
+            last[found.key] = found._replace(value=None)
     records = [record for record in last.values() if wanted.fits(record)]
     return sorted(records, key=lambda record: (record.topic, record.partition, record.offset)), foreign
 

@@ -38,9 +38,10 @@ def migrate_command(
     from projector.adoption import adopt as adopt_rows
     from projector.adoption import adoptable
     from projector.backends import open_log, open_store
-    from projector.generation import Generation, read_pointer, settled_pointer, settling_ms
+    from projector.generation import Generation, read_pointer
     from projector.migrate import migrate, standings
     from projector.patience import patiently
+    from projector.reading import live_generation
     from projector.topics import Weight, check_topics
 
     config = configured(config_file, settings)
@@ -53,8 +54,7 @@ def migrate_command(
                 if not as_json:
                     print(f"applied {migration.number} {migration.name}: {migration.title}", flush=True)
             if adopt:
-                live = settled_pointer(store, settling_ms(store, config)).generation(config)
-                for row in adopt_rows(store, live.campaigns):
+                for row in adopt_rows(store, live_generation(store, config).campaigns):
                     adopted.append(row)
                     if not as_json:
                         print(f"adopted {_adoption_line(row)}", flush=True)

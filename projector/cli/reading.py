@@ -1,0 +1,362 @@
+"""`projector campaigns`, `show`, `watch`, `quarantine`: what the rows, the KPI topic and the quarantine say."""
+
+import base64
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, print_json
+from projector.errors import Retryable
+from projector.event import KPIS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from projector.feed import Feed, Total
+    from projector.log import Log
+    from projector.quarantined import Quarantined
+
+PIPED_COLUMNS = 200
+_LINES_AROUND = 6  # of the live table: title, head, what stands below it
+
+
+class Order(StrEnum):
+    """What `projector campaigns` sorts by."""
+
+    ID = "id"
+    NAME = "name"
+    VISITS = "visits"
+    IMPRESSIONS = "impressions"
+    CLICKS = "clicks"
+    CONVERSIONS = "conversions"
+
+
+class Action(StrEnum):
+    """What `projector quarantine` does."""
+
+    LIST = "list"
+    SHOW = "show"
+
+
+@app.command("campaigns")
+def campaigns_command(
+    sort: Annotated[Order, typer.Option(help="KPIs sort from the highest down.")] = Order.ID,
+    top: Annotated[int | None, typer.Option(min=1, help="Show only the first so many; totals are of all.")] = None,
+    config_file: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """List all campaigns with their KPIs, and the totals.
+
+    Example: [bold]projector campaigns --sort impressions --top 10[/bold]
+    """
+    from projector.backends import open_store
+    from projector.reading import campaigns, live_generation, total
+
+    config = configured(config_file, settings)
+    with closing(open_store(config)) as store:
+        generation = live_generation(store, config)
+        rows = campaigns(store, generation)
+    totals = total(rows)
+    if sort is Order.NAME:
+        rows.sort(key=lambda row: row.name)
+    elif sort is not Order.ID:
+        rows.sort(key=lambda row: -row.stats[sort.value])
+    shown = rows[:top]
+    if as_json:
+        listed = [row._asdict() for row in shown]
+        print_json({"generation": generation.number, "campaigns": listed, "totals": totals})
+        return
+    from rich.text import Text
+
+    table = _table("campaign", "name", *KPIS)
+    table.show_footer = True
+    for column, footer in zip(table.columns, ("total", f"{len(rows):,} campaigns", *_figures(totals)), strict=True):
+        column.footer = footer
+    for row in shown:
+        table.add_row(str(row.campaign), Text(_printable(row.name)), *_figures(row.stats))
+    _console().print(table)
+    if not rows:
+        print("no campaigns yet: projector seed creates the reference data set", file=sys.stderr)
+
+
+@app.command("show")
+def show_command(
+    campaign_id: Annotated[int, typer.Argument(help="Id of the campaign.", metavar="ID")],
+    config_file: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one campaign's row: KPIs, ledger, size.
+
+    Example: [bold]projector show 41[/bold]
+    """
+    from projector.backends import open_store
+    from projector.reading import campaign, live_generation
+
+    config = configured(config_file, settings)
+    with closing(open_store(config)) as store:
+        detail = campaign(store, live_generation(store, config), campaign_id)
+    if as_json:
+        rest = detail._asdict()
+        print_json({**rest.pop("row")._asdict(), **rest})
+        return
+    row = detail.row
+    table = _table("", *KPIS)
+    for name, counts in (
+        ("total", row.stats),
+        ("opening", row.opening),
+        ("ids in seen", detail.seen),
+        ("ids in sealed", detail.sealed),
+    ):
+        table.add_row(name, *_figures(counts))
+    console = _console()
+    console.print(f"{row.campaign} {_printable(row.name)}", markup=False, highlight=False)
+    console.print(table)
+    ids = sum(detail.seen.values()) + sum(detail.sealed.values())
+    ledger = (
+        "none: nothing was counted yet" if row.rev is None else f"{ids:,} ids in the row, {detail.pages} pages sealed"
+    )
+    created = "" if row.date_ms is None else _moment(row.date_ms)
+    for name, text in (
+        ("created", created),
+        ("generation", str(detail.generation)),
+        ("rev", "" if row.rev is None else str(row.rev)),
+        ("ledger", ledger),
+        ("seal", _seal(detail.seal)),
+        ("prev", _seal(detail.prev)),
+        ("row", f"{detail.row_bytes:,} bytes"),
+    ):
+        print(f"{name + ':':<12}{text}")
+
+
+@app.command("watch")
+def watch_command(
+    from_start: Annotated[
+        bool, typer.Option("--from-start/--from-end", help="Begin with the totals as they are, or only with new ones.")
+    ] = True,
+    config_file: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow the totals on the KPI topic until Ctrl-C: a live table, or plain lines when piped.
+
+    Example: [bold]projector watch --json | jq .value[/bold]
+    """
+    from projector.backends import open_log
+    from projector.feed import Feed
+
+    config = configured(config_file, settings)
+    feed = Feed()
+    try:
+        with closing(open_log(config)) as log:
+            if from_start:
+                feed.catch_up(log, config.kpi_topic)
+            else:
+                feed.skip(log, config.kpi_topic)
+            if sys.stdout.isatty() and not as_json:
+                _watch_live(feed, log, config.kpi_topic)
+            else:
+                _watch_lines(feed, log, config.kpi_topic, as_json)
+    except KeyboardInterrupt:
+        return
+
+
+@app.command("quarantine")
+def quarantine_command(
+    action: Annotated[Action, typer.Argument(help="`list` them, or `show` one.")] = Action.LIST,
+    key: Annotated[str | None, typer.Argument(help="To show: topic/partition/offset, as listed.")] = None,
+    reason: Annotated[str | None, typer.Option(help="List only this reason, such as unknown-tag.")] = None,
+    verdict: Annotated[str | None, typer.Option(help="List only parked, rejected or duplicate.")] = None,
+    partition: Annotated[int | None, typer.Option(min=0, help="List only this partition of the input.")] = None,
+    since: Annotated[str | None, typer.Option(help="List only from this time on: ISO 8601 (UTC), or epoch ms.")] = None,
+    until: Annotated[str | None, typer.Option(help="List only before this time.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="With show: the original bytes and nothing else.")] = False,
+    config_file: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the records that were not counted, and why; or show one with its original bytes.
+
+    Example: [bold]projector quarantine --reason unknown-tag[/bold], then
+    [bold]projector quarantine show edge-to-core/3/1234[/bold]
+    """
+    from projector.backends import open_log
+    from projector.quarantined import Wanted, moment_ms, quarantined, quarantined_record
+
+    if (action is Action.SHOW) != (key is not None):
+        raise typer.BadParameter("show needs a key, list takes none: projector quarantine show edge-to-core/3/1234")
+    config = configured(config_file, settings)
+    since_ms, until_ms = (None if text is None else moment_ms(text) for text in (since, until))
+    with closing(open_log(config)) as log:
+        if key is not None:
+            record = quarantined_record(log, config.quarantine_topic, key)
+        else:
+            wanted = Wanted(reason, verdict, partition, since_ms, until_ms)
+            records, foreign = quarantined(log, config.quarantine_topic, wanted)
+    if key is not None:
+        _print_record(record, raw, as_json)
+    elif as_json:
+        print_json([_headers(record) for record in records])
+    else:
+        _print_records(records)
+    if key is None and foreign:
+        print(f"warning: {foreign} messages of {config.quarantine_topic} are not a projector's", file=sys.stderr)
+
+
+def _watch_lines(feed: "Feed", log: "Log", topic: str, as_json: bool) -> None:
+    def tell(total: "Total") -> None:
+        if as_json:
+            message = {"campaignId": total.campaign, **total._asdict()}
+            del message["campaign"]
+            print_json(message)
+        else:
+            kpi = _printable(total.kpi)
+            print(f"campaign {total.campaign} {kpi} {total.value} epoch {total.epoch} rev {total.rev}")
+
+    for total in sorted(feed.totals.values()):
+        tell(total)
+    sys.stdout.flush()
+    for news in _followed(feed, log, topic):
+        for total in news:
+            tell(total)
+        sys.stdout.flush()
+
+
+def _watch_live(feed: "Feed", log: "Log", topic: str) -> None:
+    from rich.live import Live
+
+    recent: dict[int, None] = dict.fromkeys(sorted({campaign for campaign, _ in feed.totals}, reverse=True))
+    console = _console()
+    with Live(_totals_table(feed, recent, console.height), console=console, auto_refresh=False) as live:
+        drawn = time.monotonic()
+        for news in _followed(feed, log, topic):
+            for total in news:
+                recent.pop(total.campaign, None)
+                recent[total.campaign] = None
+            if not news or time.monotonic() - drawn > 0.25:
+                live.update(_totals_table(feed, recent, console.height), refresh=True)
+                drawn = time.monotonic()
+
+
+def _totals_table(feed: "Feed", recent: dict[int, None], lines: int) -> "Table":
+    """Those campaigns that changed last, as many as fit, in the order of their ids."""
+    shown = sorted(list(recent)[-max(1, lines - _LINES_AROUND) :])
+    table = _table("campaign", *KPIS, "rev")
+    table.caption = f"{len(shown):,} of {len(recent):,} campaigns, those that changed last; Ctrl-C ends"
+    for campaign in shown:
+        held = [feed.totals.get((campaign, kpi)) for kpi in KPIS]
+        rev = max(((total.epoch, total.rev) for total in held if total), default=(0, 0))[1]
+        table.add_row(str(campaign), *("" if total is None else f"{total.value:,}" for total in held), str(rev))
+    return table
+
+
+def _followed(feed: "Feed", log: "Log", topic: str) -> Iterator[list["Total"]]:
+    """`Feed.follow`, taken up again when the log was away."""
+    while True:
+        try:
+            yield from feed.follow(log, topic)
+        except Retryable as error:
+            print(f"warning: {error}; trying again", file=sys.stderr)
+            time.sleep(1)
+
+
+def _print_records(records: "list[Quarantined]") -> None:
+    from rich.text import Text
+
+    table = _table(
+        "record", "verdict", "reason", "time", "bytes", "detail", text=("verdict", "reason", "time", "detail")
+    )
+    for record in records:
+        time_text = _moment(record.timestamp_ms)
+        columns = (record.key, record.verdict, record.reason, time_text, f"{record.value_bytes:,}", record.detail)
+        table.add_row(*(Text(_printable(column)) for column in columns))
+    if records:
+        _console().print(table)
+    print(f"{len(records):,} records", file=sys.stderr)
+
+
+def _print_record(record: "Quarantined", raw: bool, as_json: bool) -> None:
+    if raw:
+        sys.stdout.buffer.write(record.value or b"")
+        sys.stdout.buffer.flush()
+    elif as_json:
+        print_json({**_headers(record), **_json_value(record.value)})
+    else:
+        for name in ("key", "verdict", "reason", "detail", "generation"):
+            print(f"{name + ':':<12}{_printable(str(getattr(record, name)))}")
+        print(f"{'time:':<12}{_moment(record.timestamp_ms)}")
+        print(f"{'bytes:':<12}{record.value_bytes:,}{' (a tombstone)' if record.value is None else ''}")
+        print(_shown_value(record.value or b""))
+
+
+def _headers(record: "Quarantined") -> dict[str, Any]:
+    """For JSON: everything but the value."""
+    headers = record._asdict()
+    del headers["value"]
+    return headers
+
+
+def _json_value(value: bytes | None) -> dict[str, str | None]:
+    """The value as text where it is UTF-8, else in base64 under another name."""
+    try:
+        return {"value": None if value is None else value.decode()}
+    except UnicodeDecodeError:
+        return {"value_base64": base64.b64encode(value or b"").decode()}
+
+
+def _shown_value(value: bytes) -> str:
+    """Text where it is UTF-8, with what a terminal would obey escaped; else a hex dump."""
+    try:
+        return _printable(value.decode())
+    except UnicodeDecodeError:
+        pass
+    lines = []
+    for start in range(0, len(value), 16):
+        part = value[start : start + 16]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
+        lines.append(f"{start:08x}  {part.hex(' '):<47}  {text}")
+    return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def _table(*columns: str, text: tuple[str, ...] = ()) -> "Table":
+    """A table: the first column, `name` and those in `text` to the left, figures to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        left = number == 0 or column == "name" or column in text
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    return table
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_COLUMNS)
+
+
+def _figures(counts: dict[str, int]) -> list[str]:
+    return [f"{counts[kpi]:,}" for kpi in KPIS]
+
+
+def _moment(ms: int) -> str:
+    return "none" if ms < 0 else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def _seal(seal: int | None) -> str:
+    return "" if seal is None else f"{seal:016x}"
