@@ -32,7 +32,7 @@ from projector.store import (
 )
 
 WRITE_IDS_MAX = 5_000
-ROW_FULL = 0.95
+ROW_FULL = 0.85
 STALLS_MAX = 50
 
 
