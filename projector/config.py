@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from projector.backends import aerospike_properties, kafka_properties
 from projector.errors import Misconfigured
 
 DEFAULT_FILE = Path("projector.toml")
@@ -28,8 +29,8 @@ TABLES = ("kafka", "aerospike")
 NEEDED = {"kafka": ("bootstrap.servers",), "aerospike": ("hosts", "namespace")}
 TEXT_PROPERTIES = ("hosts", "namespace", "user")
 OWNED: Mapping[str, frozenset[str]] = {
-    "kafka": frozenset({"transactional.id", "group.id", "group.instance.id", "enable.auto.commit"}),
-    "aerospike": frozenset(),
+    "kafka": kafka_properties.OWNED_PROPERTIES,
+    "aerospike": aerospike_properties.OWNED_PROPERTIES,
 }
 
 _SECRET = re.compile(r"passw|passphrase|_pw$|secret|token|credential|private|\.pem$|jaas|oauthbearer\.config", re.I)
@@ -60,48 +61,51 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=PREFIX)
 
     log: Literal["embedded", "kafka"] = Field(
-        "embedded", description="Where events come from and totals go to: `embedded` (one SQLite file) or `kafka`."
+        default="embedded",
+        description="Where events come from and totals go to: `embedded` (one SQLite file) or `kafka`.",
     )
     store: Literal["embedded", "aerospike"] = Field(
-        "embedded", description="Where campaigns and the ledger are kept: `embedded` (one SQLite file) or `aerospike`."
+        default="embedded",
+        description="Where campaigns and the ledger are kept: `embedded` (one SQLite file) or `aerospike`.",
     )
     file: Annotated[Path, AfterValidator(_a_file)] = Field(
-        Path("projector.db"),
+        default=Path("projector.db"),
         description="The SQLite file of the embedded log and store. A relative path starts at the working directory.",
     )
     input_topic: Topic = Field(
-        "edge-to-core", description="The topic of ad events, as Aerospike's connector writes it."
+        default="edge-to-core", description="The topic of ad events, as Aerospike's connector writes it."
     )
-    kpi_topic: Topic = Field("subscription-events", description="The topic that new totals are published to.")
+    kpi_topic: Topic = Field(default="subscription-events", description="The topic that new totals are published to.")
     quarantine_topic: Topic = Field(
-        "projector-quarantine", description="The topic for parked and rejected records, with their original bytes."
+        default="projector-quarantine",
+        description="The topic for parked and rejected records, with their original bytes.",
     )
     group: str = Field(
-        "projector",
+        default="projector",
         min_length=1,
         max_length=200,
         description="Consumer group of generation 1; `<group>-<slot>` names a worker's transactions.",
     )
     source_set: str = Field(
-        "events", min_length=1, max_length=63, description="Records of any other Aerospike set are rejected."
+        default="events", min_length=1, max_length=63, description="Records of any other Aerospike set are rejected."
     )
-    batch_records: Whole = Field(10_000, ge=1, le=1_000_000, description="Most records in one batch.")
+    batch_records: Whole = Field(default=10_000, ge=1, le=1_000_000, description="Most records in one batch.")
     batch_ms: Whole = Field(
-        25, ge=1, le=60_000, description="Longest wait, in milliseconds, for a batch to become full."
+        default=25, ge=1, le=60_000, description="Longest wait, in milliseconds, for a batch to become full."
     )
     republish_ms: Whole = Field(
-        5_000,
+        default=5_000,
         ge=100,
         le=3_600_000,
         description="Milliseconds after a row's latest publication at which a busy worker publishes its last word.",
     )
     settle_ms: Literal["auto"] | Annotated[int, Field(ge=0, le=600_000), BeforeValidator(_no_bool)] = Field(
-        "auto",
+        default="auto",
         description="Milliseconds that a write stays in the store before its offset is committed. "
         "`auto`: 0 where an acknowledged write is safe, else the namespace's `flush-max-ms` + 250.",
     )
     allow_volatile_store: bool = Field(
-        False, description="Run although the store can never promise to keep a write. Counts may then be lost."
+        default=False, description="Run although the store can never promise to keep a write. Counts may then be lost."
     )
     kafka: dict[str, str | int | float | bool] = Field(
         default_factory=dict, repr=False, description="Any librdkafka property, passed on to every client."
@@ -234,7 +238,8 @@ def _from_environment() -> Layer:
     for name in map(str.upper, source.env_vars):
         ours = name.startswith(PREFIX) and not _SERVICE_LINK.match(name)
         if ours and name not in known and not name.startswith(tables):
-            raise Misconfigured(f"{name}: no such setting; {_meant(name, known) or 'unset it'}")
+            close = _meant(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], PREFIX)
+            raise Misconfigured(f"{name}: no such setting; {close or 'unset it'}")
     try:
         layer: Layer = source()
     except SettingsError as error:
@@ -318,9 +323,9 @@ def _place(name: str, origin: str) -> str:
     return f"{origin}: {name}"
 
 
-def _meant(name: str, known: list[str]) -> str:
+def _meant(name: str, known: list[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else ""
+    return f"did you mean {prefix}{close[0]}?" if close else ""
 
 
 def _wrong_value(error: ValidationError, origins: Mapping[str, str]) -> str:
@@ -339,6 +344,5 @@ def _check_together(config: Config) -> None:
         for key in NEEDED.get(backend, ()):
             if not table.get(key) or not isinstance(table[key], str):
                 name = f"{backend}.{key}"
-                raise Misconfigured(
-                    f"{setting} is {backend}, but {name} is not given as text; set it in [{backend}] or as {variable(name)}"
-                )
+                way_out = f"set it in [{backend}] or as {variable(name)}"
+                raise Misconfigured(f"{setting} is {backend}, but {name} is not given as text; {way_out}")
