@@ -145,14 +145,16 @@ def test_help_imports_no_client() -> None:
     assert ended.stderr == "[]\n"
 
 
-def test_a_reader_that_goes_away_is_not_an_error() -> None:
-    """`projector config | head -0` prints no traceback."""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_not_an_error(monkeypatch: pytest.MonkeyPatch, unbuffered: str) -> None:
+    """`projector config | head -0` prints no traceback, whether the pipe breaks in the command or at the end."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     command = [sys.executable, "-c", "from projector.cli.app import main; main()", "config", "--json"]
     reading, writing = os.pipe()
     os.close(reading)
     ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writing)
-    assert ended.stderr == ""
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_config_as_json_names_value_and_origin(monkeypatch: pytest.MonkeyPatch) -> None:
