@@ -1,5 +1,6 @@
 """`projector run`: one worker, or several under a supervisor."""
 
+import gc
 import logging
 import os
 import signal
@@ -140,6 +141,10 @@ def _work(
             restore_checkpoint=restore_checkpoint,
             beat=watchdog.beat,
         )
+        # A batch makes and drops tens of thousands of small lists: the collector need not look at them every time.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(200_000, 20, 20)
         watchdog.start()
         progress = Progress(
             lambda: Sample.of(projector.metrics, projector.lag()), SUPERVISED_PROGRESS_S if supervised else None
