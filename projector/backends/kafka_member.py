@@ -1,0 +1,346 @@
+"""A worker's place in a Kafka group: one consumer, one transactional producer."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from projector.backends import kafka_client
+from projector.backends.kafka_client import RETRY_S, Deliveries, Properties, cause, places, resumed, translated
+from projector.errors import Fatal, Fenced, OffsetsGone, ProjectorError, Retryable, SlotTaken
+from projector.log import Listener, Message, Offset, Record
+
+ANSWER_S = 10.0
+LEAVE_S = 10.0
+TOPIC_DOUBT_S = 5.0
+WARN_S = 10.0
+_PRODUCER = {
+    "transaction.timeout.ms": 15_000,
+    "retry.backoff.ms": 5,  # with the default, 100, each of two transactions in a row would wait so long
+    "retry.backoff.max.ms": 100,
+}
+_CONSUMER = {"max.poll.interval.ms": 60_000}
+
+
+class KafkaMember:
+    """See `Member`. `topic_exists` asks the cluster, and may raise `Retryable`."""
+
+    def __init__(
+        self,
+        properties: Properties,
+        group: str,
+        topic: str,
+        slot: str,
+        listener: Listener,
+        topic_exists: Callable[[], bool],
+    ) -> None:
+        """End what a former holder of the slot left open, then join. Raises `Misconfigured`, `Retryable`, `Fenced`."""
+        self._name = f"{group}-{slot}"
+        self._topic = topic
+        self._listener = listener
+        self._topic_exists = topic_exists
+        self._properties: Properties = {"client.id": self._name, **properties}
+        self._producer: Producer | None = None
+        self._fatal: Fatal | None = None
+        self._closed = False
+        self._paused = False
+        self._in_callback = False
+        self._gone: set[int] = set()
+        """Partitions given up inside the last call of the client."""
+        self._failures: list[Exception] = []
+        """What the listener raised inside it."""
+        self._starts: dict[int, int] = {}
+        """The assigned partitions, each with the offset it was last told to start from."""
+        self._seeks: dict[int, int] = {}
+        """Seeks that the client has not taken yet; until then these partitions yield nothing."""
+        self._unstarted: set[int] = set()
+        """Partitions whose assignment failed in the listener; they wait, paused."""
+        self._doubted_at: float | None = None
+        self._warned_at = float("-inf")
+        self.renew()
+        strategy = {"group.id": group, "group.instance.id": self._name}
+        strategy |= {"partition.assignment.strategy": "cooperative-sticky"}
+        self._consumer: Consumer = kafka_client.consumer({**_CONSUMER, **self._properties}, strategy)
+        self._consumer.subscribe([topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    # --- reading
+
+    def poll(self, records_max: int, timeout_ms: int) -> list[Record]:
+        """See `Member.poll`. What the listener raised comes out of here, with no record lost."""
+        self._check()
+        self._start_late()
+        self._apply_seeks()
+        messages = self._consume(records_max, timeout_ms / 1000)
+        errors = [m for m in messages if m.error() is not None]
+        if errors:
+            messages = [m for m in messages if m.error() is None]
+        make = Record._make
+        records = [make((m.partition(), m.offset(), m.timestamp()[1], m.value(), None, ())) for m in messages]
+        if self._gone or self._seeks:
+            records = self._still_valid(records)
+        try:
+            self._heed(errors)
+            if self._failures:
+                raise self._failures[0]
+        except Exception:
+            self._take_back(records)
+            raise
+        return records
+
+    def _consume(self, records_max: int, timeout_s: float) -> list[KafkaMessage]:
+        self._gone, self._failures = set(), []
+        self._in_callback = True
+        try:
+            return self._consumer.consume(records_max, timeout_s)
+        except KafkaException as error:
+            raise self._kept(translated(cause(error), f"reading as {self._name}")) from error
+        finally:
+            self._in_callback = False
+
+    def _still_valid(self, records: list[Record]) -> list[Record]:
+        """Without those that were read before their partition was given up or sought in the same call."""
+        for partition in self._gone & self._starts.keys():
+            self._seeks.setdefault(partition, self._starts[partition])
+        stale = self._gone | self._seeks.keys() | self._unstarted
+        return [record for record in records if record.partition not in stale]
+
+    def _take_back(self, records: list[Record]) -> None:
+        """Poll these again: the caller never gets them."""
+        for record in reversed(records):
+            self._seeks[record.partition] = record.offset
+
+    def _heed(self, errors: Sequence[KafkaMessage]) -> None:
+        """Errors that come in place of records: those that last are raised."""
+        for message in errors:
+            error, partition = message.error(), message.partition()
+            if error is None:
+                continue
+            verdict = translated(error, f"reading {self._topic} as {self._name}")
+            if error.code() in kafka_client.NO_SUCH_TOPIC:
+                self._doubted_at = self._doubted_at or time.monotonic()
+            elif isinstance(verdict, OffsetsGone):
+                if partition in self._starts and partition not in self._seeks:
+                    text = f"{self._topic}/{partition}: offset {message.offset()} is not in the topic: {error.str()}"
+                    raise self._kept(OffsetsGone(text))
+            elif isinstance(verdict, Fatal):
+                raise self._kept(verdict)
+            self._warn(verdict)
+        if self._doubted_at is not None and time.monotonic() - self._doubted_at > TOPIC_DOUBT_S:
+            self._settle_doubt()
+
+    def _settle_doubt(self) -> None:
+        """A topic may be unknown right after its creation; one that still is has been deleted."""
+        try:
+            exists = self._topic_exists()
+        except Retryable as error:
+            self._warn(error)
+            return
+        self._doubted_at = None
+        if not exists:
+            raise self._kept(OffsetsGone(f"topic {self._topic} is gone"))
+
+    def _warn(self, error: ProjectorError) -> None:
+        if time.monotonic() - self._warned_at > WARN_S:
+            self._warned_at = time.monotonic()
+            kafka_client.logger.warning("%s", error)
+
+    def positions(self) -> Mapping[int, int]:
+        """See `Member.positions`."""
+        there = self._consumer.position([TopicPartition(self._topic, partition) for partition in self._starts])
+        read = {each.partition: each.offset for each in there if each.offset >= 0}
+        return {**self._starts, **read, **self._seeks}
+
+    def committed(self, partitions: Sequence[int]) -> dict[int, Offset | None]:
+        """See `Member.committed`."""
+        self._check()
+        asked = [TopicPartition(self._topic, partition) for partition in partitions]
+        try:
+            answers = self._consumer.committed(asked, ANSWER_S) if asked else []
+        except KafkaException as error:
+            raise self._kept(translated(cause(error), f"the checkpoint of {self._name}")) from error
+        for each in answers:
+            if each.error is not None:
+                raise self._kept(translated(each.error, f"the checkpoint of {self._name}"))
+        return {a.partition: Offset(a.offset, a.metadata or "") if a.offset >= 0 else None for a in answers}
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """See `Member.seek`. Raises `ValueError` for a partition that is not assigned."""
+        if unassigned := offsets.keys() - self._starts.keys():
+            raise ValueError(f"not assigned: {sorted(unassigned)}")
+        self._starts.update(offsets)
+        self._seeks.update(offsets)
+        if not self._in_callback:
+            self._apply_seeks()
+
+    def _apply_seeks(self) -> None:
+        for partition, offset in list(self._seeks.items()):
+            try:
+                self._consumer.seek(TopicPartition(self._topic, partition, offset))
+            except KafkaException as error:
+                if cause(error).code() != KafkaError._STATE:
+                    raise self._kept(translated(cause(error), f"seeking {self._topic}/{partition}")) from error
+                continue  # the client is still starting this partition: again at the next poll
+            del self._seeks[partition]
+
+    def pause(self, paused: bool) -> None:
+        """See `Member.pause`."""
+        if paused == self._paused:
+            return
+        self._paused = paused
+        partitions = [TopicPartition(self._topic, partition) for partition in self._starts]
+        (self._consumer.pause if paused else self._consumer.resume)(partitions)
+
+    # --- partitions come and go; called by the client from inside `_consume`
+
+    def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = [each.partition for each in partitions]
+        if self._closed or not numbers:
+            return
+        self._doubted_at = None
+        try:
+            starts = {**self._listener.assigned(numbers)}
+        except Exception as error:  # the client's callback cannot let it through without losing records
+            self._failures.append(error)
+            self._unstarted.update(numbers)
+            starts = dict.fromkeys(numbers, OFFSET_END)
+        else:
+            self._starts.update(starts)
+        self._consumer.incremental_assign(places(self._topic, starts))
+        if self._paused or self._unstarted:
+            self._consumer.pause(places(self._topic, starts))
+
+    def _start_late(self) -> None:
+        """Ask the listener again where it failed to say where to start."""
+        if not self._unstarted:
+            return
+        starts = self._listener.assigned(sorted(self._unstarted))
+        self._unstarted.clear()
+        self._starts.update(starts)
+        self._seeks.update(starts)
+        if not self._paused:
+            self._consumer.resume(places(self._topic, starts))
+
+    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = self._owned(partitions)
+        self._tell(self._listener.revoked, numbers)
+        self._forget(partitions)
+
+    def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = self._owned(partitions)
+        self._forget(partitions)
+        self._tell(self._listener.lost, numbers)
+
+    def _owned(self, partitions: list[TopicPartition]) -> list[int]:
+        return [each.partition for each in partitions if each.partition in self._starts]
+
+    def _tell(self, hear: Callable[[Sequence[int]], None], numbers: Sequence[int]) -> None:
+        if self._closed or not numbers:
+            return
+        try:
+            hear(numbers)
+        except Exception as error:  # the client's callback cannot let it through without losing records
+            self._failures.append(error)
+
+    def _forget(self, partitions: list[TopicPartition]) -> None:
+        for each in partitions:
+            self._gone.add(each.partition)
+            self._starts.pop(each.partition, None)
+            self._seeks.pop(each.partition, None)
+            self._unstarted.discard(each.partition)
+
+    # --- transactions
+
+    def commit(self, messages: Sequence[Message], offsets: Mapping[int, Offset]) -> None:
+        """See `Member.commit`. Raises `Refused` for a message or metadata over the broker's limit."""
+        if not offsets:
+            raise ValueError("a transaction carries at least one offset")
+        self._check()
+        if foreign := offsets.keys() - self._starts.keys():
+            raise Fenced(f"partitions {sorted(foreign)} are not assigned to {self._name}")
+        producer = self._producer
+        if producer is None:
+            raise Fenced(f"{self._name} has no live producer")
+        deliveries = Deliveries()
+        checkpoint = [TopicPartition(self._topic, p, offset, metadata) for p, (offset, metadata) in offsets.items()]
+        deadline = time.monotonic() + RETRY_S
+        committing = False
+        try:
+            producer.begin_transaction()
+            kafka_client.produce(producer, messages, deliveries)
+            member = self._consumer.consumer_group_metadata()
+            resumed(lambda seconds: producer.send_offsets_to_transaction(checkpoint, member, seconds))
+            committing = True
+            resumed(producer.commit_transaction, max(deadline - time.monotonic(), 0.1))
+        except KafkaException as error:
+            verdict = deliveries.failure or translated(cause(error), f"a transaction of {self._name}")
+            raise self._given_up(producer, cause(error), verdict, committing, deadline) from error
+
+    def _given_up(
+        self, producer: Producer, error: KafkaError, verdict: ProjectorError, committing: bool, deadline: float
+    ) -> ProjectorError:
+        """What to raise for a transaction that failed, once it is aborted, or its producer let go."""
+        alive = not error.fatal() and (error.txn_requires_abort() or not (committing or error.retriable()))
+        if not (alive and self._aborted(producer, deadline)):
+            self._producer = None
+        if isinstance(verdict, SlotTaken):
+            return self._kept(verdict)
+        if isinstance(verdict, Fatal) and not error.fatal():
+            return verdict
+        unknown = committing and not error.txn_requires_abort()
+        return Fenced(f"{'outcome unknown' if unknown else 'not committed'}: {verdict}")
+
+    def _aborted(self, producer: Producer, deadline: float) -> bool:
+        try:
+            resumed(producer.abort_transaction, max(deadline - time.monotonic(), 0.1))
+        except KafkaException as error:
+            self._warn(translated(cause(error), f"aborting a transaction of {self._name}"))
+            return False
+        return True
+
+    def renew(self) -> None:
+        """See `Member.renew`. `Fenced` where another process renews at the same time."""
+        self._check()
+        self._producer = None
+        producer = kafka_client.producer({**_PRODUCER, **self._properties}, {"transactional.id": self._name})
+        try:
+            resumed(producer.init_transactions)
+        except KafkaException as error:
+            raise translated(cause(error), f"beginning transactions as {self._name}") from error
+        self._producer = producer
+
+    # --- the end
+
+    def leave(self) -> None:
+        """See `Member.leave`. What the listener raised comes out of here once the group is left."""
+        if self._closed:
+            return
+        failures: list[Exception] = []
+        if self._fatal is None:
+            self._consumer.unsubscribe()
+            deadline = time.monotonic() + LEAVE_S
+            while self._consumer.memberid() and time.monotonic() < deadline:
+                self._consume(1, 0.05)
+                failures += self._failures
+        self.close()
+        if failures:
+            raise failures[0]
+
+    def close(self) -> None:
+        """See `Member.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._consumer.close()
+        self._producer = None
+        self._starts.clear()
+
+    def _check(self) -> None:
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _kept(self, error: ProjectorError) -> ProjectorError:
+        """Raise a fatal error again from every later call."""
+        if isinstance(error, Fatal):
+            self._fatal = self._fatal or error
+        return error
