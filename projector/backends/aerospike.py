@@ -13,7 +13,7 @@ from aerospike_helpers import expressions as exp  # type: ignore[import-untyped]
 from aerospike_helpers.batch.records import BatchRecords  # type: ignore[import-untyped]  # no stubs
 
 from projector.backends.aerospike_errors import INDEX_FOUND, PARAMETER, translated
-from projector.backends.aerospike_operate import answer, read_record, row, scan_operations, write_record
+from projector.backends.aerospike_operate import answer, held_bins, read_record, row, scan_operations, write_record
 from projector.backends.aerospike_properties import CONFIG_VARIABLE
 from projector.errors import Misconfigured, Retryable
 from projector.store import Answer, Limits, Outcome, Read, Row, StoreState, Write
@@ -99,7 +99,7 @@ class AerospikeStore:
         query.add_ops(scan_operations(bins))
         while not query.is_done():
             found = _ask(lambda: query.results(SCAN_POLICY))
-            page = [Row({name: held[name] for name in bins if held.get(name) is not None}) for _, _, held in found]
+            page = [Row(held_bins(bins, held)) for _, _, held in found]
             if page:
                 yield page
 

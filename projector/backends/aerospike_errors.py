@@ -15,7 +15,7 @@ REFUSED_FOR_GOOD = frozenset({PARAMETER, 4, 12, 16, 21, 25, 26})  # parameter, b
 
 def translated(code: int | None, message: str | None, in_doubt: bool = False) -> ProjectorError:
     """The error to raise; `in_doubt`: a write that may have left: only a known refusal was surely not applied."""
-    text = f"Aerospike: {message} ({code})"
+    text = " ".join(f"Aerospike: {message} ({code})".split())
     if code in NOT_APPLIED or code in SESSION_EXPIRED:
         return Retryable(text)
     if code == NAMESPACE_NOT_FOUND or code in SECURITY:

@@ -69,6 +69,7 @@ OUTCOMES = {
     27: Outcome.REFUSED,
 }
 PLAIN = frozenset({int, bytes})
+BIN_TYPES = (exp.IntBin, exp.StrBin, exp.BlobBin, exp.ListBin, exp.MapBin)
 
 
 def write_record(namespace: str, write: Write) -> batch.Write:
@@ -78,9 +79,12 @@ def write_record(namespace: str, write: Write) -> batch.Write:
     if _deletes(write):
         sent += PROVE, DELETE
     else:
-        for operation in write.operations:
-            _compile(operation, sent)
-        _check_fetches(sent)
+        overwritten = _overwritten(write.operations)
+        for position, operation in enumerate(write.operations):
+            if isinstance(operation, Fetch) and position in overwritten:
+                sent += _fetch_aside(operation.bin, position)
+            else:
+                _compile(operation, sent)
         sent.append(PROVE)
     if len(sent) > OPERATIONS_MAX:
         raise ValueError(f"{len(sent)} operations on one row; {OPERATIONS_MAX} at most")
@@ -136,7 +140,7 @@ def row(read: Read, record: batch.BatchRecord) -> Row | None:
     if record.record is None or record.record[1]["gen"] == 0:
         raise Retryable(f"Aerospike: {_name(record)} answered without the row")
     found = record.record[2]
-    bins = {name: found[name] for name in read.bins if found.get(name) is not None}
+    bins = held_bins(read.bins, found)
     if read.measure:
         bins[ROW_BYTES] = found[ROW_BYTES]
     entries = {}
@@ -144,6 +148,11 @@ def row(read: Read, record: batch.BatchRecord) -> Row | None:
         held = found.get(name) or {}
         entries[name] = {key: held[key] for key in keys if key in held} if name in read.bins else held
     return Row(bins, entries, unchanged=not read.unchanged_ms or found.get(UNCHANGED) is True)
+
+
+def held_bins(names: Iterable[str], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the bins that are there."""
+    return {name: _plain_value(found[name]) for name in names if found.get(name) is not None}
 
 
 def scan_operations(bins: Iterable[str]) -> list[Sent]:
@@ -180,16 +189,6 @@ def _compile(operation: Operation, sent: list[Sent]) -> None:
             _compile(Clear(source), sent)
         case Delete():
             raise ValueError("Delete stands alone in its write")
-
-
-def _check_fetches(sent: Iterable[Sent]) -> None:
-    """One bin has one result, the last: a later operation would replace what was fetched."""
-    fetched = set()
-    for each in sent:
-        if each["op"] == aerospike.OPERATOR_READ:
-            fetched.add(each["bin"])
-        elif each["bin"] in fetched:
-            raise ValueError(f"Fetch of {each['bin']} stands before an operation that changes it")
 
 
 def _create(name: str) -> Sent:
@@ -286,14 +285,48 @@ def _deletes(write: Write) -> bool:
 
 
 def _asked(operations: Sequence[Operation], found: Mapping[str, Any]) -> dict[str, Any]:
-    bins = {}
-    for operation in operations:
+    bins: dict[str, Any] = {}
+    overwritten = _overwritten(operations)
+    for position, operation in enumerate(operations):
         if isinstance(operation, Fetch):
-            if found.get(operation.bin) is not None:
-                bins[operation.bin] = found[operation.bin]
+            names = _aside(position) if position in overwritten else (operation.bin,)
+            bins.update((operation.bin, _plain_value(found[name])) for name in names if found.get(name) is not None)
         elif isinstance(operation, Measure):
             bins[ROW_BYTES] = found[ROW_BYTES]
     return bins
+
+
+def _overwritten(operations: Sequence[Operation]) -> set[int]:
+    """Positions of each Fetch whose bin is changed after it: a bin has one result in the answer, the last."""
+    positions = set()
+    changed: set[str] = set()
+    for position in range(len(operations) - 1, -1, -1):
+        operation = operations[position]
+        if isinstance(operation, Fetch):
+            if operation.bin in changed:
+                positions.add(position)
+        elif isinstance(operation, Move):
+            changed.update(operation)
+        elif not isinstance(operation, Measure | Delete):
+            changed.add(operation.bin)
+    return positions
+
+
+def _aside(position: int) -> list[str]:
+    return [f"~{position}.{kind}" for kind in range(len(BIN_TYPES))]
+
+
+def _fetch_aside(name: str, position: int) -> list[Sent]:
+    """Read the bin under names of its own, once as each type: all but one of them fail, which is no error."""
+    return [
+        expression_read(aside, bin_type(name).compile(), aerospike.EXP_READ_EVAL_NO_FAIL)
+        for aside, bin_type in zip(_aside(position), BIN_TYPES, strict=True)
+    ]
+
+
+def _plain_value(value: Any) -> Any:
+    """Maps come as a subclass of dict."""
+    return dict(value) if isinstance(value, dict) else value
 
 
 def _name(record: batch.BatchRecord) -> str:
