@@ -11,6 +11,8 @@ import typer
 from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, print_json, progress
 from projector.reference import CAMPAIGNS, TAGS
 
+PIPED_COLUMNS = 160
+
 if TYPE_CHECKING:
     from projector.adoption import Adoption
     from projector.migrate import Standing
@@ -136,7 +138,7 @@ def _print_standings(found: "Sequence[Standing]") -> None:
     for migration, state, applied_ms in found:
         when = "" if applied_ms is None else f"{datetime.fromtimestamp(applied_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
         table.add_row(migration.number, migration.name, state.value, when, migration.title)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS).print(table)
 
 
 def _print_dry_run(found: "Sequence[Standing]", adopted: "Sequence[Adoption]") -> None:
