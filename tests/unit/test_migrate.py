@@ -271,3 +271,23 @@ def test_a_volatile_store_is_not_migrated(place: Place) -> None:
 
     with pytest.raises(Misconfigured, match="allow_volatile_store"):
         list(migrate(place.log, Volatile(), place.config))
+
+
+def test_a_correction_of_the_opening_checks_that_nothing_was_counted(place: Place) -> None:
+    """A worker counts between the read and the write of a correction: the store refuses it, the opening stays."""
+
+    class Racing:
+        writes = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(place.store, name)
+
+        def write(self, writes: list[Write]) -> list[Answer]:
+            self.writes += 1
+            place.put(7, stats={**STATS, "clicks": 100 + self.writes}, **({"rev": 1} if self.writes > 1 else {}))
+            return place.store.write(writes)
+
+    place.put(7, stats=STATS)
+    with pytest.raises(Refused, match="campaign 7"):
+        list(adopt(Racing(), "campaigns"))  # type: ignore[arg-type]  # delegates
+    assert place.row(7)["opening"] == STATS
