@@ -144,7 +144,7 @@ def test_put_new_twice_in_one_write_collides_with_itself(store: Store, row: RowK
 def test_the_same_write_again_is_refused_by_its_ids(store: Store, row: RowKey) -> None:
     """A retry of an applied write gives EXISTS and counts nothing: what makes retries safe."""
     put(store, row, rev=0)
-    operations = [PutNew("seen", {bytes([n]) * 16: [1, 2, 3, n] for n in range(50)}), Add("rev", 1)]
+    operations: list[Operation] = [PutNew("seen", {bytes([n]) * 16: [1, 2, 3, n] for n in range(50)}), Add("rev", 1)]
     outcomes = [write(store, row, *operations).outcome for _ in range(5)]
     assert outcomes == [Outcome.APPLIED] + [Outcome.EXISTS] * 4
     assert bins(store, row, "rev") == {"rev": 1}
