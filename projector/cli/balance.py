@@ -69,7 +69,7 @@ def _print(found: "Balance") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("partition", "offset", "consumed", "counted", "duplicate", "parked", "rejected", "carried")
+    table = Table("", "offset", "consumed", "counted", "duplicate", "parked", "rejected", "carried")
     for column in table.columns:
         column.justify = "right"
     for partition, totals in sorted(found.totals.items()):

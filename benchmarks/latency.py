@@ -1,0 +1,114 @@
+"""From the moment an event is sent until a read_committed reader has a total that includes it.
+
+    python -m benchmarks.latency --rate 2000 --seconds 20
+
+Events of one campaign and KPI are matched to totals by their number: the k-th is included in the first value >= k.
+"""
+
+import argparse
+import base64
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict, deque
+from pathlib import Path
+
+from benchmarks.system import System, system, table
+from projector.backends import open_log
+from projector.cli.app import configured
+from projector.event import KINDS, KPIS
+from projector.feed import Feed
+from projector.log import Log, Message
+from projector.reference import tag_id
+
+CAMPAIGNS = 100
+SLICE_S = 0.01
+WARM_UP_S = 3.0
+
+
+def event(number: int, code: int, campaign: int) -> bytes:
+    """An event of a seeded campaign, in the connector's form."""
+    key = base64.b64encode(number.to_bytes(20)).decode()
+    return (
+        f'{{"msg": "write", "key": ["test", "events", "{key}", null], "gen": 1, "exp": 0, "lut": 0, "bins": ['
+        f'{{"name": "event-id", "type": "str", "value": "latency-{number}"}}, '
+        f'{{"name": "event-data", "type": "map", "value": {{"tag": "{tag_id(0, campaign, 1)}", '
+        f'"publisher": "p", "event": "{KINDS[code]}", "geo": [52.3, 4.8], "userAgent": "latency"}}}}]}}'
+    ).encode()
+
+
+def measure(target: System, rate: int, seconds: float) -> list[float]:
+    """Latencies in ms of the events sent after the warm-up."""
+    config = configured(None, list(target.settings))
+    sent: dict[tuple[int, str], deque[float]] = defaultdict(deque)
+    taken: dict[tuple[int, str], int] = defaultdict(int)
+    latencies: list[float] = []
+    done = threading.Event()
+    began = time.monotonic()
+
+    def read(log: Log) -> None:
+        feed = Feed()
+        for records in log.read(config.kpi_topic, follow=True):
+            now = time.monotonic()
+            for total in feed.take(records):
+                key = (total.campaign, total.kpi)
+                while taken[key] < total.value and sent[key]:
+                    at = sent[key].popleft()
+                    taken[key] += 1
+                    if at - began > WARM_UP_S:
+                        latencies.append((now - at) * 1000)
+            if done.is_set() and not any(sent.values()):
+                return
+
+    reader = threading.Thread(target=read, args=(open_log(config),), daemon=True)
+    reader.start()
+    log = open_log(config)
+    worker = subprocess.Popen(target.command("run", "--slot", "bench-0"), stderr=subprocess.DEVNULL)
+    try:
+        number = 0
+        begin = began = time.monotonic()
+        while (now := time.monotonic()) - begin < seconds:
+            messages = []
+            for _ in range(int((now - begin) * rate) - number):
+                campaign, code = number % CAMPAIGNS + 1, number // CAMPAIGNS % len(KPIS)
+                messages.append(Message(config.input_topic, None, event(number, code, campaign), partition=number % 12))
+                sent[campaign, KPIS[code]].append(time.monotonic())
+                number += 1
+            if messages:
+                log.append(messages)
+            time.sleep(SLICE_S)
+        done.set()
+        reader.join(timeout=30)
+    finally:
+        worker.terminate()
+        worker.wait()
+    return latencies
+
+
+def main() -> None:
+    """Measure, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=int, default=2000, help="events a second")
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--pairs", nargs="*", default=("kafka+embedded", "kafka+aerospike"))
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        for pair in arguments.pairs:
+            target = system(pair, Path(name))
+            if target is None:
+                print(f"{pair}: NOT measured, the store cannot be had here", file=sys.stderr)
+                continue
+            target.run("migrate")
+            target.run("seed", "--tags", "10")
+            found = sorted(measure(target, arguments.rate, arguments.seconds))
+            cuts = statistics.quantiles(found, n=100)
+            rows.append([pair, f"{len(found):,}", *(f"{ms:.0f}" for ms in (cuts[49], cuts[98], found[-1]))])
+    print(table(("log+store", "events", "p50 ms", "p99 ms", "max ms"), rows))
+
+
+if __name__ == "__main__":
+    main()
