@@ -14,6 +14,8 @@ from projector.store import (
     AddEntry,
     Answer,
     BinEqual,
+    BinNotEmpty,
+    Condition,
     Delete,
     Fetch,
     Measure,
@@ -323,6 +325,17 @@ def test_a_scan_gives_rows_without_any_of_the_bins(lasting_server: Server) -> No
     found = [row.bins for page in store.scan("mixed", ["n"], page_rows=50) for row in page]
     assert len(found) == 700
     assert sorted(row["n"] for row in found if row) == [key for key in range(700) if key % 7]
+
+
+@pytest.mark.parametrize("condition", [BinEqual("seal", SEAL), BinEqual("name", "x"), BinNotEmpty("seen")])
+def test_a_condition_makes_no_row(lasting_server: Server, condition: Condition) -> None:
+    """The server evaluates no filter on a missing row; a condition that no missing row meets is refused all the same."""
+    store = connect(lasting_server)
+    row = RowKey("missing", 1)
+    assert one(store, Write(row, [Put("n", 1)], Presence.EITHER, [condition])).outcome is Outcome.REFUSED
+    with pytest.raises(ValueError, match="must be absent"):
+        store.write([Write(row, [Put("n", 1)], Presence.ABSENT, [condition])])
+    assert store.read([Read(row)]) == [None]
 
 
 @pytest.mark.parametrize("text", ["abc\0x", "\ud800", "a\udfff"])
