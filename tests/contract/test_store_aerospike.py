@@ -329,7 +329,7 @@ def test_a_scan_gives_rows_without_any_of_the_bins(lasting_server: Server) -> No
 
 @pytest.mark.parametrize("condition", [BinEqual("seal", SEAL), BinEqual("name", "x"), BinNotEmpty("seen")])
 def test_a_condition_makes_no_row(lasting_server: Server, condition: Condition) -> None:
-    """The server evaluates no filter on a missing row; a condition that no missing row meets is refused all the same."""
+    """The server evaluates no filter on a missing row; what no missing row meets is refused all the same."""
     store = connect(lasting_server)
     row = RowKey("missing", 1)
     assert one(store, Write(row, [Put("n", 1)], Presence.EITHER, [condition])).outcome is Outcome.REFUSED
