@@ -23,6 +23,7 @@ import msgspec
 from benchmarks.system import System, system, table
 from projector.backends import open_log, open_store
 from projector.cli.app import configured
+from projector.cli.run import spare_the_collector
 from projector.config import Config
 
 PAIRS = ("kafka+aerospike", "kafka+embedded", "embedded+embedded")
@@ -61,7 +62,7 @@ def batches(config: Config) -> Iterator[list[bytes]]:
     )
     consumer.assign([TopicPartition(config.input_topic, partition, OFFSET_BEGINNING) for partition in ends])
     while left > 0:
-        values = [message.value() for message in consumer.consume(config.batch_records, 1.0) if not message.error()]
+        values = [message.value() or b"" for message in consumer.consume(config.batch_records, 1.0)]
         left -= len(values)
         yield values
     consumer.close()
@@ -86,6 +87,7 @@ def projector(config: Config) -> dict[str, float]:
     from projector.preflight import preflight
     from projector.projector import Projector
 
+    spare_the_collector()
     log, store = open_log(config), open_store(config)
     cleared = preflight(log, store, config)
     worker = Projector(log, store, config, cleared.generation, cleared.epoch, "bench-0", cleared.settle_s)

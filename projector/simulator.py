@@ -80,7 +80,7 @@ CLEAN = Shares(*[0.0] * 8)
 
 
 class Truth(msgspec.Struct):
-    """What a correct projection must hold: the distinct events per campaign and KPI; verdicts and reasons of records."""
+    """What a correct projection must hold: the events per campaign and KPI; verdicts and reasons of records."""
 
     campaigns: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     verdicts: dict[str, int] = msgspec.field(default_factory=dict)

@@ -116,6 +116,13 @@ def run(
     sys.exit(supervise([f"{host}-{n}" for n in range(workers)], worker_command(options), lambda: stops.count))
 
 
+def spare_the_collector() -> None:
+    """A batch makes and drops tens of thousands of small lists: the garbage collector need not look at each of them."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
+
+
 def _work(
     config: "Config", slot: str, until_end: bool, accept_head: bool, restore_checkpoint: bool, supervised: bool
 ) -> None:
@@ -141,10 +148,7 @@ def _work(
             restore_checkpoint=restore_checkpoint,
             beat=watchdog.beat,
         )
-        # A batch makes and drops tens of thousands of small lists: the collector need not look at them every time.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(200_000, 20, 20)
+        spare_the_collector()
         watchdog.start()
         progress = Progress(
             lambda: Sample.of(projector.metrics, projector.lag()), SUPERVISED_PROGRESS_S if supervised else None
