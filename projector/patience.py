@@ -1,5 +1,6 @@
 """Patience: the identical call again while the error says so, for a bounded time."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -14,10 +15,15 @@ T = TypeVar("T")
 class Patience:
     """Makes a call again on `Retryable` for `seconds` at most; then the last `Retryable` is raised.
 
-    `failed` hears each error before the pause that follows it.
+    `failed` hears each error before the pause that follows it; `sleep` makes the pause.
     """
 
-    def __init__(self, seconds: float = 20.0, failed: Callable[[BaseException], None] | None = None) -> None:
+    def __init__(
+        self,
+        seconds: float = 20.0,
+        failed: Callable[[BaseException], None] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         def note(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
             if failed and error:
@@ -28,6 +34,7 @@ class Patience:
             wait=wait_random_exponential(multiplier=0.05, max=2.0),
             stop=stop_after_delay(seconds),
             before_sleep=note,
+            sleep=sleep,
             reraise=True,
         )
 

@@ -84,7 +84,7 @@ class Projector(Listener):
         self._restore_checkpoint = restore_checkpoint
         self._beat = beat
         self._clock = clock
-        self._patience = Patience(patience_s, self._note)
+        self._patience = Patience(patience_s, self._note, clock.sleep)
         self._judge = Judge(store, config, generation, self._patience)
         self._settling = Settling(store, settle_s, self._patience, clock.monotonic)
         self._last_word = LastWord(
