@@ -105,6 +105,7 @@ def main() -> None:
             target.run("migrate")
             target.run("seed", "--tags", "10")
             found = sorted(measure(target, arguments.rate, arguments.seconds))
+            target.close()
             cuts = statistics.quantiles(found, n=100)
             rows.append([pair, f"{len(found):,}", *(f"{ms:.0f}" for ms in (cuts[49], cuts[98], found[-1]))])
     print(table(("log+store", "events", "p50 ms", "p99 ms", "max ms"), rows))

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: a broker and a store of their own, or those that the environment names, and a topic."""
+"""What the benchmarks run on: a broker, a store that is as good as new, and topics of their own."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.aerospike_server import aerospike_properties
+from tests.aerospike_server import Server, server_available
 from tests.kafka_broker import bootstrap
 
 
@@ -16,22 +16,26 @@ class System(NamedTuple):
 
     name: str
     settings: tuple[str, ...]
+    server: Server | None
 
     def command(self, *words: str) -> list[str]:
         """A command of the projector on this system."""
         options = [option for setting in self.settings for option in ("--set", setting)]
         return [sys.executable, "-m", "projector", words[0], *options, *words[1:]]
 
+    def close(self) -> None:
+        """End the server that was started for it."""
+        if self.server:
+            self.server.kill()
+            self.server.remove()
+
     def run(self, *words: str) -> str:
         """Run a command to its end; its standard output. Raises `CalledProcessError`."""
         return subprocess.run(self.command(*words), check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def system(pair: str, directory: Path, topics: str = "") -> System | None:
-    """A system for "kafka+aerospike", "kafka+embedded" or "embedded+embedded"; None where the store cannot be had.
-
-    Systems with the same `topics` read the same input topic, each into rows of its own.
-    """
+def system(pair: str, directory: Path) -> System | None:
+    """A system for "kafka+aerospike", "kafka+embedded" or "embedded+embedded"; None where the store cannot be had."""
     log, store = pair.split("+")
     run = uuid.uuid4().hex[:8]
     settings = [
@@ -39,18 +43,19 @@ def system(pair: str, directory: Path, topics: str = "") -> System | None:
         f"store={store}",
         f"file={directory / f'{run}.db'}",
         f"group=bench-{run}",
-        f"input_topic=bench-in-{topics or run}",
+        f"input_topic=bench-in-{run}",
         f"kpi_topic=bench-kpi-{run}",
         f"quarantine_topic=bench-quarantine-{run}",
     ]
     if log == "kafka":
         settings.append(f"kafka.bootstrap.servers={bootstrap()}")
+    server = None
     if store == "aerospike":
-        properties = aerospike_properties()
-        if properties is None:
+        if not server_available():
             return None
-        settings += [f"aerospike.{name}={value}" for name, value in properties.items()]
-    return System(pair, tuple(settings))
+        server = Server().start()
+        settings += [f"aerospike.{name}={value}" for name, value in server.properties.items()]
+    return System(pair, tuple(settings), server)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -148,6 +148,7 @@ def main() -> None:
                 ceilings.append(measured("ceiling", target))
                 rates.append(measured("projector", target))
                 target.run("balance")
+                target.close()
             if rates:
                 ratios = [mine["rate"] / top["rate"] for mine, top in zip(rates, ceilings, strict=True)]
                 rows.append(
