@@ -7,6 +7,7 @@ Events of one campaign and KPI are matched to totals by their number: the k-th i
 
 import argparse
 import base64
+import json
 import statistics
 import subprocess
 import sys
@@ -16,16 +17,15 @@ import time
 from collections import defaultdict, deque
 from pathlib import Path
 
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+
 from benchmarks.system import System, system, table
-from projector.backends import open_log
 from projector.cli.app import configured
 from projector.event import KINDS, KPIS
-from projector.feed import Feed
-from projector.log import Log, Message
 from projector.reference import tag_id
 
 CAMPAIGNS = 100
-SLICE_S = 0.01
+SLICE_S = 0.002
 WARM_UP_S = 3.0
 
 
@@ -35,7 +35,7 @@ def event(number: int, code: int, campaign: int) -> bytes:
     return (
         f'{{"msg": "write", "key": ["test", "events", "{key}", null], "gen": 1, "exp": 0, "lut": 0, "bins": ['
         f'{{"name": "event-id", "type": "str", "value": "latency-{number}"}}, '
-        f'{{"name": "event-data", "type": "map", "value": {{"tag": "{tag_id(0, campaign, 1)}", '
+        f'{{"name": "event-data", "type": "map", "value": {{"tag": "{tag_id(1, campaign, 1)}", '
         f'"publisher": "p", "event": "{KINDS[code]}", "geo": [52.3, 4.8], "userAgent": "latency"}}}}]}}'
     ).encode()
 
@@ -49,37 +49,48 @@ def measure(target: System, rate: int, seconds: float) -> list[float]:
     done = threading.Event()
     began = time.monotonic()
 
-    def read(log: Log) -> None:
-        feed = Feed()
-        for records in log.read(config.kpi_topic, follow=True):
+    def read() -> None:
+        consumer = Consumer(
+            {
+                **config.kafka,
+                "group.id": "latency",
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "fetch.wait.max.ms": 5,
+            }
+        )
+        partitions = consumer.list_topics(config.kpi_topic).topics[config.kpi_topic].partitions
+        consumer.assign([TopicPartition(config.kpi_topic, partition, OFFSET_BEGINNING) for partition in partitions])
+        while not done.is_set() or any(sent.values()):
+            message = consumer.poll(0.1)
+            if message is None or message.error():
+                continue
             now = time.monotonic()
-            for total in feed.take(records):
-                key = (total.campaign, total.kpi)
-                while taken[key] < total.value and sent[key]:
-                    at = sent[key].popleft()
-                    taken[key] += 1
-                    if at - began > WARM_UP_S:
-                        latencies.append((now - at) * 1000)
-            if done.is_set() and not any(sent.values()):
-                return
+            total = json.loads(message.value() or b"{}")
+            key = (total["campaignId"], total["kpi"])
+            while taken[key] < total["value"] and sent[key]:
+                at = sent[key].popleft()
+                taken[key] += 1
+                if at - began > WARM_UP_S:
+                    latencies.append((now - at) * 1000)
 
-    reader = threading.Thread(target=read, args=(open_log(config),), daemon=True)
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    log = open_log(config)
+    producer = Producer({**config.kafka, "linger.ms": 0})
     worker = subprocess.Popen(target.command("run", "--slot", "bench-0"), stderr=subprocess.DEVNULL)
     try:
         number = 0
         begin = began = time.monotonic()
         while (now := time.monotonic()) - begin < seconds:
-            messages = []
             for _ in range(int((now - begin) * rate) - number):
                 campaign, code = number % CAMPAIGNS + 1, number // CAMPAIGNS % len(KPIS)
-                messages.append(Message(config.input_topic, None, event(number, code, campaign), partition=number % 12))
                 sent[campaign, KPIS[code]].append(time.monotonic())
+                producer.produce(config.input_topic, event(number, code, campaign), partition=number % 12)
                 number += 1
-            if messages:
-                log.append(messages)
+            producer.poll(0)
             time.sleep(SLICE_S)
+        producer.flush()
         done.set()
         reader.join(timeout=30)
     finally:

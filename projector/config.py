@@ -91,7 +91,7 @@ class Config(BaseSettings):
     )
     batch_records: Whole = Field(default=10_000, ge=1, le=1_000_000, description="Most records in one batch.")
     batch_ms: Whole = Field(
-        default=25, ge=1, le=60_000, description="Longest wait, in milliseconds, for a batch to become full."
+        default=5, ge=1, le=60_000, description="Longest wait, in milliseconds, for a batch to become full."
     )
     republish_ms: Whole = Field(
         default=5_000,
