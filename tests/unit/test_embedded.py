@@ -137,6 +137,31 @@ def test_many_processes_create_the_file_at_once(path: Path) -> None:
     assert sorted(created for _, created in said) == ["False"] * 5 + ["True"]
 
 
+COUNTER = """
+import sys
+from pathlib import Path
+from projector.backends.embedded_store import EmbeddedStore
+from projector.store import Add, AddEntry, Outcome, PutNew, Write
+from tests.unit.test_embedded import ROW
+store = EmbeddedStore(Path(sys.argv[1]))
+for n in range(300):
+    ids = PutNew("seen", {f"{sys.argv[2]}-{n}": n})
+    (answer,) = store.write([Write(ROW, [AddEntry("stats", "clicks", 1), ids, Add("rev", 1)])])
+    assert answer.outcome is Outcome.APPLIED, answer
+"""
+
+
+def test_writers_of_one_row_wait_for_each_other(path: Path) -> None:
+    """Three processes at once: no write fails, and none is lost."""
+    store = EmbeddedStore(path)
+    store.write([Write(ROW, [Put("rev", 0)], Presence.ABSENT)])
+    writers = [subprocess.Popen([sys.executable, "-c", COUNTER, str(path), each]) for each in ("a", "b", "c")]
+    assert [each.wait() for each in writers] == [0, 0, 0]
+    (row,) = store.read([Read(ROW, ["rev", "stats", "seen"])])
+    assert row is not None
+    assert (row.bins["rev"], row.bins["stats"], len(row.bins["seen"])) == (900, {"clicks": 900}, 900)
+
+
 def test_both_backends_share_the_file_and_write_it_durably(path: Path) -> None:
     """WAL, and synchronous=FULL on the connection that writes."""
     store, log = EmbeddedStore(path), EmbeddedLog(path)
