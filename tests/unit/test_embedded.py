@@ -144,6 +144,8 @@ from projector.backends.embedded_store import EmbeddedStore
 from projector.store import Add, AddEntry, Outcome, PutNew, Write
 from tests.unit.test_embedded import ROW
 store = EmbeddedStore(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
 for n in range(300):
     ids = PutNew("seen", {f"{sys.argv[2]}-{n}": n})
     (answer,) = store.write([Write(ROW, [AddEntry("stats", "clicks", 1), ids, Add("rev", 1)])])
@@ -155,11 +157,34 @@ def test_writers_of_one_row_wait_for_each_other(path: Path) -> None:
     """Three processes at once: no write fails, and none is lost."""
     store = EmbeddedStore(path)
     store.write([Write(ROW, [Put("rev", 0)], Presence.ABSENT)])
-    writers = [subprocess.Popen([sys.executable, "-c", COUNTER, str(path), each]) for each in ("a", "b", "c")]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", COUNTER, str(path), each], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for each in ("a", "b", "c")
+    ]
+    for each in writers:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    for each in writers:
+        assert each.stdin is not None
+        each.stdin.write("go\n")
+        each.stdin.close()
     assert [each.wait() for each in writers] == [0, 0, 0]
     (row,) = store.read([Read(ROW, ["rev", "stats", "seen"])])
     assert row is not None
     assert (row.bins["rev"], row.bins["stats"], len(row.bins["seen"])) == (900, {"clicks": 900}, 900)
+
+
+def test_what_a_write_has_read_cannot_change_under_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writing transaction holds the file from its beginning, before its first statement."""
+    monkeypatch.setattr(embedded_file, "BUSY_MS", 20)
+    store = EmbeddedStore(path)
+    other = embedded_file.EmbeddedFile(path, "")
+    write = Write(ROW, [Put("n", 1)], Presence.EITHER)
+    with other.writing():
+        assert store.write([write])[0].outcome is Outcome.FAILED
+    assert store.write([write])[0].outcome is Outcome.APPLIED
 
 
 def test_both_backends_share_the_file_and_write_it_durably(path: Path) -> None:
