@@ -96,8 +96,8 @@ def _embedded(path: Path) -> LogPlace:
 def _kafka() -> LogPlace:
     from confluent_kafka import TopicPartition
     from confluent_kafka.admin import AdminClient
-    from projector.backends.kafka import KafkaLog
 
+    from projector.backends.kafka import KafkaLog
     from tests.kafka_broker import bootstrap
 
     properties: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap()}
