@@ -70,6 +70,12 @@ class Fetch(NamedTuple):
     bin: str
 
 
+class Count(NamedTuple):
+    """Return the number of entries of a map bin, 0 without it, after the operations before this one, as `counted`."""
+
+    bin: str
+
+
 class Measure(NamedTuple):
     """Return the row's size in bytes as the store holds it, before or after this write, as `ROW_BYTES`."""
 
@@ -78,8 +84,13 @@ class Delete(NamedTuple):
     """Remove the row. Alone in its write. A store may bring a deleted row back after a crash."""
 
 
-Operation: TypeAlias = PutNew | Put | Add | AddEntry | Move | Clear | Fetch | Measure | Delete
+Operation: TypeAlias = PutNew | Put | Add | AddEntry | Move | Clear | Fetch | Count | Measure | Delete
 ROW_BYTES = "row-bytes"
+
+
+def counted(name: str) -> str:
+    """Under which name the number of entries of map bin `name`, of at most 14 characters, is answered."""
+    return f"#{name}"
 
 
 # --- the condition of a write: all must hold, or nothing is applied (`Outcome.REFUSED`)
@@ -143,7 +154,7 @@ class Outcome(Enum):
 
 
 class Answer(NamedTuple):
-    """The answer to one `Write`: `bins` holds what Fetch and Measure asked for, if APPLIED."""
+    """The answer to one `Write`: `bins` holds what Fetch, Count and Measure asked for, if APPLIED."""
 
     outcome: Outcome
     bins: Mapping[str, Any] = {}
@@ -154,12 +165,14 @@ class Read(NamedTuple):
     """What to read of one row, from one version of it.
 
     `bins` are read whole; `entries` names map bins and the keys wanted of each;
+    `counts` names map bins whose number of entries is wanted, answered as `counted` among the bins;
     `unchanged_ms` > 0 also asks whether the row was last updated at least so long ago, by the store's own clock.
     """
 
     row: RowKey
     bins: Sequence[str] = ()
     entries: Mapping[str, Sequence[MapKey]] = {}
+    counts: Sequence[str] = ()
     unchanged_ms: int = 0
     measure: bool = False
 

@@ -27,6 +27,7 @@ from projector.store import (
     BinNotEmpty,
     Clear,
     Condition,
+    Count,
     Delete,
     Fetch,
     MapKey,
@@ -40,6 +41,7 @@ from projector.store import (
     Read,
     Row,
     Write,
+    counted,
 )
 
 Sent: TypeAlias = dict[str, Any]
@@ -124,6 +126,7 @@ def read_record(namespace: str, read: Read) -> batch.Read:
                     "inverted": False,
                 }
             )
+    sent += map(_count, read.counts)
     if read.unchanged_ms:
         sent.append(_unchanged_for(read.unchanged_ms))
     if read.measure:
@@ -141,6 +144,7 @@ def row(read: Read, record: batch.BatchRecord) -> Row | None:
         raise Retryable(f"Aerospike: {_name(record)} answered without the row")
     found = record.record[2]
     bins = held_bins(read.bins, found)
+    bins.update({counted(name): found[counted(name)] for name in read.counts})
     if read.measure:
         bins[ROW_BYTES] = found[ROW_BYTES]
     entries = {}
@@ -175,6 +179,8 @@ def _compile(operation: Operation, sent: list[Sent]) -> None:
             sent.append({"op": aerospike.OPERATOR_INCR, "bin": name, "val": amount})
         case Fetch(name):
             sent.append({"op": aerospike.OPERATOR_READ, "bin": name})
+        case Count(name):
+            sent.append(_count(name))
         case Measure():
             sent.append(MEASURE)
         case Put(name, value):
@@ -205,6 +211,12 @@ def _create(name: str) -> Sent:
 def _copy(source: str, target: str) -> Sent:
     copy: Sent = expression_write(target, exp.MapBin(source).compile())
     return copy
+
+
+@lru_cache(maxsize=64)
+def _count(name: str) -> Sent:
+    size: Sent = expression_read(counted(name), exp.Cond(exp.BinExists(name), _entries(name), 0).compile())
+    return size
 
 
 @lru_cache(maxsize=64)
@@ -291,6 +303,8 @@ def _asked(operations: Sequence[Operation], found: Mapping[str, Any]) -> dict[st
         if isinstance(operation, Fetch):
             names = _aside(position) if position in overwritten else (operation.bin,)
             bins.update((operation.bin, _plain_value(found[name])) for name in names if found.get(name) is not None)
+        elif isinstance(operation, Count):
+            bins[counted(operation.bin)] = found[counted(operation.bin)]
         elif isinstance(operation, Measure):
             bins[ROW_BYTES] = found[ROW_BYTES]
     return bins

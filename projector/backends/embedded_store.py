@@ -21,6 +21,7 @@ from projector.store import (
     BinNotEmpty,
     Clear,
     Condition,
+    Count,
     Delete,
     Fetch,
     Limits,
@@ -37,6 +38,7 @@ from projector.store import (
     RowKey,
     StoreState,
     Write,
+    counted,
 )
 
 ROW_BYTES_MAX = 8 << 20
@@ -92,7 +94,7 @@ class _Draft:
         self.changed = False
 
     def apply(self, operation: Operation) -> None:
-        self.changed = self.changed or not isinstance(operation, Fetch | Measure)
+        self.changed = self.changed or not isinstance(operation, Fetch | Count | Measure)
         match operation:
             case PutNew(name, entries):
                 self._put_new(self._map(name), entries)
@@ -116,6 +118,8 @@ class _Draft:
             case Fetch(name):
                 self.fetched.pop(name, None)
                 self.fetched.update(_bins(self._db, self.content, [name]))
+            case Count(name):
+                self.fetched[counted(name)] = self._map(name).count
             case Measure():
                 self.measured = True
             case Delete():
@@ -271,6 +275,9 @@ def _read(db: sqlite3.Connection, read: Read) -> Row | None:
     updated_ms, encoded = found
     content = _decode_content(encoded)
     bins = _bins(db, content, read.bins)
+    for name in read.counts:
+        held = content.maps.get(name)
+        bins[counted(name)] = held.count if held else 0
     if read.measure:
         bins[ROW_BYTES] = _row_bytes(encoded, content)
     entries = {name: _entries(db, content.maps.get(name), keys) for name, keys in read.entries.items()}

@@ -17,6 +17,7 @@ from projector.store import (
     BinNotEmpty,
     Clear,
     Condition,
+    Count,
     Delete,
     Fetch,
     Measure,
@@ -31,6 +32,7 @@ from projector.store import (
     RowKey,
     Store,
     Write,
+    counted,
 )
 
 LARGEST = (1 << 63) - 1
@@ -591,3 +593,14 @@ def test_answers_are_plain(store: Store, row: RowKey) -> None:
     assert isinstance(found, Row)
     assert type(found.bins["m"]) is dict
     assert type(found.bins["m"]["a"]) is list
+
+
+def test_count_is_the_number_of_entries_after_the_operations_before_it(store: Store, row: RowKey) -> None:
+    """In a write it follows the operations; in a read it is 0 without the bin; the bin itself stays unread."""
+    answer = write(store, row, Count("seen"), PutNew("seen", {b"a": 1, b"b": 2}))
+    assert answer.bins == {counted("seen"): 0}
+    answer = write(store, row, PutNew("seen", {b"c": 3}), Count("seen"), Move("seen", "sealed"))
+    assert answer.bins == {counted("seen"): 3}
+    (found,) = store.read([Read(row, counts=("seen", "sealed", "nothing"))])
+    assert found is not None
+    assert found.bins == {counted("seen"): 0, counted("sealed"): 3, counted("nothing"): 0}

@@ -17,6 +17,7 @@ from projector.store import (
     BinNotEmpty,
     Clear,
     Condition,
+    Count,
     Delete,
     Fetch,
     Limits,
@@ -33,6 +34,7 @@ from projector.store import (
     RowKey,
     StoreState,
     Write,
+    counted,
 )
 
 _KEY_ORDER = {int: 0, str: 1, bytes: 2}
@@ -151,6 +153,8 @@ class MemoryStore:
             case Fetch(name):
                 if name in bins:
                     fetched[name] = _copy(bins[name])
+            case Count(name):
+                fetched[counted(name)] = len(bins.get(name, {}))
             case Measure():
                 fetched[ROW_BYTES] = 0
             case Delete():
@@ -177,6 +181,7 @@ class MemoryStore:
         if held is None:
             return None
         bins = {name: _copy(held[name]) for name in read.bins if name in held}
+        bins.update({counted(name): len(held.get(name, {})) for name in read.counts})
         if read.measure:
             bins[ROW_BYTES] = _size(held)
         entries: dict[str, dict[MapKey, Any]] = {}
