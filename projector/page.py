@@ -1,0 +1,103 @@
+"""A page: some sealed ids of one campaign, archived for ever under a key that no other content ever has.
+
+Bins (contracts.md): `ids`, `prints`, `counts`, `first`, `last`, `seal`, `before`, `head`, `digest`. The digest covers
+all others, and `head` is the digest of the page before: so the archive is tamper-evident as a chain.
+"""
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import msgspec
+
+from projector.errors import LedgerDamaged
+from projector.fold import EventId, Sighting
+from projector.prints import packed, prints
+from projector.store import Operation, Put, PutNew, RowKey
+
+BEFORE_MAX = 256
+NO_PAGE = 0
+ROOT = b""
+"""Digest of no page: what the first page of a chain names as its head."""
+BINS = ("ids", "prints", "counts", "first", "last", "seal", "before", "head", "digest")
+
+
+def page_key(pages: str, campaign: int, seal: int) -> RowKey:
+    """Where the page named `seal` stands."""
+    return RowKey(pages, f"{campaign}/{seal:016x}")
+
+
+class Page(NamedTuple):
+    """The content of a page. `before`: seals of the pages before it, newest first, at most `BEFORE_MAX`."""
+
+    campaign: int
+    seal: int
+    ids: Mapping[EventId, Sighting]
+    before: Sequence[int]
+    head: bytes
+
+    @property
+    def prints(self) -> bytes:
+        """Packed prints of the ids."""
+        return packed(prints(self.ids))
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Ids per KPI code."""
+        found: dict[int, int] = {}
+        for sighting in self.ids.values():
+            found[sighting[0]] = found.get(sighting[0], 0) + 1
+        return found
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over the MessagePack of [campaign, seal, before, head, [[id, sighting], ...]], ids in key order."""
+        held = self.ids
+        content = [self.campaign, self.seal, self.before, self.head, [(key, held[key]) for key in _ordered(held)]]
+        return sha256(msgspec.msgpack.encode(content)).digest()
+
+    def operations(self) -> list[Operation]:
+        """What writes it, on a row that must be absent."""
+        seconds = [sighting[1] for sighting in self.ids.values()]
+        return [
+            PutNew("ids", self.ids),
+            Put("prints", self.prints),
+            Put("counts", dict(sorted(self.counts.items()))),
+            Put("first", min(seconds)),
+            Put("last", max(seconds)),
+            Put("seal", self.seal),
+            Put("before", list(self.before)),
+            Put("head", self.head),
+            Put("digest", self.digest),
+        ]
+
+
+def parsed(campaign: int, seal: int, bins: Mapping[str, Any]) -> Page:
+    """A page read whole, held against its digest and its name. Raises `LedgerDamaged`."""
+    try:
+        page = Page(campaign, seal, bins["ids"], bins["before"], bins["head"])
+        intact = (
+            bins["seal"] == seal
+            and bins["digest"] == page.digest
+            and bins["prints"] == page.prints
+            and dict(bins["counts"]) == page.counts
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        intact = False
+    if not intact:
+        raise damaged(campaign, seal, "is not what was archived (its digest differs)")
+    return page
+
+
+def damaged(campaign: int, seal: int, what: str) -> LedgerDamaged:
+    """The error for a page that is missing, altered or foreign, with the way out."""
+    return LedgerDamaged(
+        f"campaign {campaign}: page {seal:016x} {what}: restore it from a backup of the store, "
+        "or rebuild the projection from the topic; nothing was committed"
+    )
+
+
+def _ordered(ids: Mapping[EventId, Sighting]) -> list[EventId]:
+    """In the order of map keys: str before bytes, each by its bytes."""
+    texts = sorted((key for key in ids if isinstance(key, str)), key=str.encode)
+    return [*texts, *sorted(key for key in ids if isinstance(key, bytes))]
