@@ -7,14 +7,17 @@ from typing import NamedTuple
 from projector import quarantine
 from projector.balance import Totals
 from projector.campaign import Tags
+from projector.chain import Chains
+from projector.clock import Clock
 from projector.config import Config
 from projector.event import KINDS, Decoder, Event, Unfit
 from projector.fold import fold
 from projector.generation import Generation
 from projector.kpi import Value
-from projector.ledger import Judgement, Ledger
+from projector.ledger import Judgement, Ledger, row_bound
 from projector.log import Message, Record
 from projector.patience import Patience
+from projector.settling import Settling
 from projector.store import Store
 
 
@@ -29,12 +32,30 @@ class Verdicts(NamedTuple):
 class Judge:
     """The records of one generation before its rows: the store's rows decide, here is kept what they said."""
 
-    def __init__(self, store: Store, config: Config, generation: Generation, patience: Patience) -> None:
+    def __init__(
+        self,
+        store: Store,
+        config: Config,
+        generation: Generation,
+        patience: Patience,
+        settling: Settling,
+        clock: Clock,
+    ) -> None:
         self._config = config
         self._generation = generation
         self._decode = Decoder(config.source_set).decode
         self._tags = Tags(store, patience)
-        self._ledger = Ledger(store, generation.campaigns, patience)
+        chains = Chains(
+            store,
+            generation,
+            patience,
+            settling,
+            clock.monotonic,
+            config.page_ids,
+            config.index_mib_max << 20,
+        )
+        row_bytes_max = row_bound(store, config.row_bytes_max)
+        self._ledger = Ledger(store, chains, generation.pages, patience, row_bytes_max, clock.sleep)
 
     def __bool__(self) -> bool:
         """Whether anything that the store said is cached."""

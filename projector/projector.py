@@ -13,12 +13,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from projector import kpi
 from projector.balance import Totals, total
 from projector.batch import Batch, Queue
 from projector.checkpoint import Copies, Start, start
+from projector.clock import Clock
 from projector.config import Config
 from projector.errors import Fatal, Fenced, InDoubt, Retryable
 from projector.generation import Generation
@@ -37,18 +37,6 @@ REPORT_S = 10.0
 DRAIN_S = 20.0
 PROBE_S = 0.2
 LAST_WORDS_MAX = 3  # on leaving; where others go on publishing, they sweep when they get these partitions
-
-
-class Clock(Protocol):
-    """Seconds that only go forward, and waiting for some of them."""
-
-    def monotonic(self) -> float:
-        """Now."""
-        ...
-
-    def sleep(self, seconds: float) -> None:
-        """Wait."""
-        ...
 
 
 class Projector(Listener):
@@ -85,8 +73,8 @@ class Projector(Listener):
         self._beat = beat
         self._clock = clock
         self._patience = Patience(patience_s, self._note, clock.sleep)
-        self._judge = Judge(store, config, generation, self._patience)
         self._settling = Settling(store, settle_s, self._patience, clock.monotonic)
+        self._judge = Judge(store, config, generation, self._patience, self._settling, clock)
         self._last_word = LastWord(
             store, generation.campaigns, self._patience, config.republish_ms / 1000, clock.monotonic
         )

@@ -23,6 +23,21 @@ class Settling:
         """Rest on the incarnation of now. Only while there is neither a queue nor a cache. Raises `Retryable`."""
         self._incarnation = self._patience(self._store.state).incarnation
 
+    @property
+    def settle_ms(self) -> int:
+        """The wait, in milliseconds."""
+        return round(self._settle_s * 1000)
+
+    def over(self, at: float) -> bool:
+        """Whether the wait that began at `at` is over."""
+        return self._clock() >= at + self._settle_s
+
+    def drained_since(self, at: float) -> bool:
+        """Whether no acknowledged write waited for a device at some moment since `at`. Raises `Retryable`."""
+        if self._settle_s > 0 and self._drained_at < at:
+            self._ask()
+        return self._settle_s == 0 or self._drained_at >= at
+
     def ripens_in(self, batch: Batch) -> float:
         """Seconds until the batch's wait is over; it still has to be `settled`."""
         return max(0.0, batch.answered_at + self._settle_s - self._clock())
@@ -36,15 +51,19 @@ class Settling:
             ripe.append(batch)
         if not ripe:
             return 0
-        asked_at = self._clock()
-        state = self._patience(self._store.state)
-        if state.incarnation != self._incarnation:
+        if self._ask() != self._incarnation:
             return None
-        if state.drained:
-            self._drained_at = asked_at
         if self._settle_s == 0:
             return len(ripe)
         return sum(1 for batch in ripe if batch.answered_at <= self._drained_at)
+
+    def _ask(self) -> str:
+        """The incarnation now; notes whether the devices' queues are empty."""
+        asked_at = self._clock()
+        state = self._patience(self._store.state)
+        if state.drained:
+            self._drained_at = asked_at
+        return state.incarnation
 
 
 def settle_seconds(store: Store, settle_ms: int | str, allow_volatile_store: bool) -> float:
