@@ -223,4 +223,5 @@ def ids_held(store: Store, generation: Generation, campaign: int) -> int:
         return 0
     stats, opening = row.bins.get("stats", {}), row.bins.get("opening", {})
     seen: int = row.bins[counted("seen")]
-    return max(seen, sum(stats.values()) - sum(opening.values()))
+    added: int = sum(stats.values()) - sum(opening.values())
+    return max(seen, added)

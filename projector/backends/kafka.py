@@ -182,8 +182,10 @@ class KafkaLog:
     @property
     def _admin(self) -> AdminClient:
         if self._connected is None:
+            # Retried every few ms, a request runs out of attempts before a coordinator is there, and then hangs.
+            others = {key: value for key, value in self._properties.items() if not key.startswith("retry.backoff")}
             ours = {"error_cb": self._note_trouble}
-            self._connected = kafka_client.made(AdminClient, kafka_client.settings(self._properties, ours))
+            self._connected = kafka_client.made(AdminClient, kafka_client.settings(others, ours))
         return self._connected
 
     def _note_trouble(self, error: KafkaError) -> None:

@@ -1,8 +1,10 @@
 """How the Kafka client is set up, what its errors mean to us, and how it is called again."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from typing import Any, TypeAlias, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -29,6 +31,8 @@ logger = logging.getLogger("projector.kafka")
 logger.addHandler(logging.NullHandler())
 
 RETRY_S = 20.0
+GRACE_S = 1.0
+POLL_INTERVAL_MS = 60_000
 MESSAGE_BYTES_MAX = 100_000_000  # the topic's own limit decides, far below
 _ALL = {"reconnect.backoff.max.ms": 1_000}
 _CONSUMER = {
@@ -115,10 +119,12 @@ def cause(exception: KafkaException) -> KafkaError:
     return error if isinstance(error, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
 
 
-def resumed(call: Callable[[float], T], seconds: float = RETRY_S) -> T:
+def resumed(call: Callable[[float], None], seconds: float = RETRY_S) -> None:
     """Make the identical call again while its error is retriable; `call` takes the seconds that are left to it.
 
-    Raises the last KafkaException after `seconds`.
+    Raises the last KafkaException after `seconds`, and `_TIMED_OUT`, not retriable, where the client does not come back
+    (`send_offsets_to_transaction` ignores its timeout when a broker dies, librdkafka#5456): the thread that it holds
+    is left to it, and its producer must not be used again.
     """
     deadline = time.monotonic() + seconds
     attempts = Retrying(
@@ -127,15 +133,26 @@ def resumed(call: Callable[[float], T], seconds: float = RETRY_S) -> T:
         stop=stop_after_delay(seconds),
         reraise=True,
     )
-    return attempts(lambda: call(max(deadline - time.monotonic(), 0.1)))
+    done: Future[None] = Future()
+
+    def attempt() -> None:
+        try:
+            done.set_result(attempts(lambda: call(max(deadline - time.monotonic(), 0.1))))
+        except Exception as error:  # raised again by the thread that waits
+            done.set_exception(error)
+
+    threading.Thread(target=attempt, daemon=True).start()
+    try:
+        done.result(seconds + GRACE_S)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the client does not come back")) from None
 
 
 class _ClientLog:
-    """The client's log lines on our logger, but for those on properties meant for another kind of client."""
+    """The client's own log lines, for whoever asks for them: what matters of it is raised, or warned of by us."""
 
-    def log(self, level: int, text: str, *arguments: Any) -> None:
-        if "CONFWARN" not in arguments[:1]:
-            logger.log(level, text, *arguments)
+    def log(self, _: int, text: str, *arguments: Any) -> None:
+        logger.debug(text, *arguments)
 
 
 def settings(properties: Properties, *ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +165,10 @@ def settings(properties: Properties, *ours: Mapping[str, Any]) -> dict[str, Any]
 
 def consumer(properties: Properties, ours: Mapping[str, Any]) -> Consumer:
     """A consumer that reads what is committed and commits nothing itself. Raises `Misconfigured`."""
-    return made(Consumer, settings({**_CONSUMER, **properties}, ours))
+    session_ms = str(properties.get("session.timeout.ms", ""))
+    # The client refuses a poll interval below the session's.
+    poll = {"max.poll.interval.ms": max(POLL_INTERVAL_MS, int(session_ms) if session_ms.isdecimal() else 0)}
+    return made(Consumer, settings({**_CONSUMER, **poll, **properties}, ours))
 
 
 def producer(properties: Properties, ours: Mapping[str, Any]) -> Producer:

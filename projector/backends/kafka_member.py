@@ -20,7 +20,6 @@ _PRODUCER = {
     "retry.backoff.ms": 5,  # with the default, 100, each of two transactions in a row would wait so long
     "retry.backoff.max.ms": 100,
 }
-_CONSUMER = {"max.poll.interval.ms": 60_000}
 
 
 class KafkaMember:
@@ -61,7 +60,7 @@ class KafkaMember:
         self.renew()
         strategy = {"group.id": group, "group.instance.id": self._name}
         strategy |= {"partition.assignment.strategy": "cooperative-sticky"}
-        self._consumer: Consumer = kafka_client.consumer({**_CONSUMER, **self._properties}, strategy)
+        self._consumer: Consumer = kafka_client.consumer(self._properties, strategy)
         self._consumer.subscribe([topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     # --- reading
@@ -265,13 +264,17 @@ class KafkaMember:
         checkpoint = [TopicPartition(self._topic, p, offset, metadata) for p, (offset, metadata) in offsets.items()]
         deadline = time.monotonic() + RETRY_S
         committing = False
+
+        def left() -> float:
+            return max(deadline - time.monotonic(), 0.1)
+
         try:
             producer.begin_transaction()
             kafka_client.produce(producer, messages, deliveries)
             member = self._consumer.consumer_group_metadata()
-            resumed(lambda seconds: producer.send_offsets_to_transaction(checkpoint, member, seconds))
+            resumed(lambda seconds: producer.send_offsets_to_transaction(checkpoint, member, seconds), left())
             committing = True
-            resumed(producer.commit_transaction, max(deadline - time.monotonic(), 0.1))
+            resumed(producer.commit_transaction, left())
         except KafkaException as error:
             verdict = deliveries.failure or translated(cause(error), f"a transaction of {self._name}")
             raise self._given_up(producer, cause(error), verdict, committing, deadline) from error
@@ -280,7 +283,8 @@ class KafkaMember:
         self, producer: Producer, error: KafkaError, verdict: ProjectorError, committing: bool, deadline: float
     ) -> ProjectorError:
         """What to raise for a transaction that failed, once it is aborted, or its producer let go."""
-        alive = not error.fatal() and (error.txn_requires_abort() or not (committing or error.retriable()))
+        lasting = not (committing or error.fatal() or error.retriable() or error.code() == KafkaError._TIMED_OUT)
+        alive = lasting or error.txn_requires_abort()
         if not (alive and self._aborted(producer, deadline)):
             self._producer = None
         if isinstance(verdict, SlotTaken):
@@ -315,13 +319,7 @@ class KafkaMember:
         """See `Member.leave`. What the listener raised comes out of here once the group is left."""
         if self._closed:
             return
-        failures: list[Exception] = []
-        if self._fatal is None:
-            self._consumer.unsubscribe()
-            deadline = time.monotonic() + LEAVE_S
-            while self._consumer.memberid() and time.monotonic() < deadline:
-                self._consume(1, 0.05)
-                failures += self._failures
+        failures = self._unsubscribe()
         self.close()
         if failures:
             raise failures[0]
@@ -331,9 +329,23 @@ class KafkaMember:
         if self._closed:
             return
         self._closed = True
+        if not self._starts and not self._unstarted:
+            # Closed while its first assignment is on the way, the client waits for ever (librdkafka 2.16).
+            self._unsubscribe()
         self._consumer.close()
         self._producer = None
         self._starts.clear()
+
+    def _unsubscribe(self) -> list[Exception]:
+        """Leave the group, polling until that is done; what the listener raised meanwhile."""
+        failures: list[Exception] = []
+        if self._fatal is None:
+            self._consumer.unsubscribe()
+            deadline = time.monotonic() + LEAVE_S
+            while self._consumer.memberid() and time.monotonic() < deadline:
+                self._consume(1, 0.05)
+                failures += self._failures
+        return failures
 
     def _check(self) -> None:
         if self._fatal is not None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from projector.footing import Difference, Summary
 
 
-@app.command("ledger", epilog="Example: [bold]projector ledger --check --campaign 41[/bold]")
+@app.command("ledger")
 def ledger_command(
     campaign: Annotated[int | None, typer.Option(help="Only this campaign.", metavar="ID")] = None,
     check: Annotated[
@@ -25,7 +25,10 @@ def ledger_command(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show per campaign the ids in `seen`, `sealed` and pages, bytes, age and growth; with --check foot the ledgers."""
+    """Show per campaign the ids in `seen`, `sealed` and pages, bytes, age and growth; with --check foot the ledgers.
+
+    Example: [bold]projector ledger --check --campaign 41[/bold]
+    """
     from projector.backends import open_store
     from projector.errors import Refused
     from projector.footing import check as foot
