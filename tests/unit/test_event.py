@@ -77,13 +77,15 @@ def test_the_usual_record_takes_the_fast_path() -> None:
 
 
 NEAR_UUID = "0d33124cb-eca-4b4f-a833-8c9646167e8c"
-GAPPED = "0d 3124cbeca4b4fa8338c9646167e8c"
+GAPPED = "0d 33124cbeca4b4fa8338c964616 7e"
+DASHED_GAPPED = "0d 33124-beca-4b4f-a833-8c964616 67e"
 OTHER_EVENTS = {
     "digest as id": (record(event_id=ABSENT), Event(DIGEST, 1, TAG)),
     "flat, digest as id": (flat(event_id=ABSENT), Event(DIGEST, 1, TAG)),
     "dashes elsewhere": (record(event_id=NEAR_UUID), Event(NEAR_UUID, 1, TAG)),
     "blanks around": (record(event_id=f" {ID}"), Event(f" {ID}", 1, TAG)),
     "blanks inside": (record(event_id=GAPPED), Event(GAPPED, 1, TAG)),
+    "blanks inside, dashed": (record(event_id=DASHED_GAPPED), Event(DASHED_GAPPED, 1, TAG)),
     "128 bytes": (record(event_id="\u00e9" * 64), Event("\u00e9" * 64, 1, TAG)),
     "surrogates in a pair": (record(event_id="\U0001f600"), Event("\U0001f600", 1, TAG)),
     "a visit": (record(event_data=data(event="visit")), Event(KEY, 0, TAG)),
@@ -171,6 +173,15 @@ def test_bad_input_gets_its_reason(value: bytes | None, reason: str) -> None:
     assert isinstance(found, Unfit)
     assert (found.verdict, found.reason) == ("parked" if reason == "unknown-kind" else "rejected", reason)
     assert found.detail.isascii()
+
+
+@pytest.mark.parametrize("name", BINS)
+def test_two_bins_of_one_name_are_no_event(name: str) -> None:
+    """Whichever of our bins comes twice, and be it with the same value, no path takes the last."""
+    (again,) = (item for item in ITEMS if item["name"] == name)
+    found = decode(record({"bins": [*ITEMS, again]}))
+    assert isinstance(found, Unfit)
+    assert found.reason == "not-an-event"
 
 
 def test_the_source_set_is_a_setting() -> None:
