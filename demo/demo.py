@@ -166,6 +166,17 @@ class Demo:
             raise NotShownError(f"projector run ended with {code} before its kill: see {self.directory / 'run.log'}")
         return code
 
+    def verdicts(self, log: Log, store: Store, config: Config, true: dict[str, int]) -> bool:
+        """Whether each verdict was given exactly as often as the simulator says it must be."""
+        found = read_balance(log, store, config, Generation(1, config.group)).sum._asdict()
+        wrong = [
+            f"{found[verdict]:,} {verdict}, not {count:,}" for verdict, count in true.items() if found[verdict] != count
+        ]
+        self.console.print(
+            "; ".join(wrong) or f"{found['consumed']:,} records: every verdict is the truth", soft_wrap=True
+        )
+        return not wrong
+
     def published(self, log: Log, store: Store, config: Config) -> bool:
         """Whether the last total published for each campaign and KPI is what the row holds."""
         feed = Feed()
@@ -174,13 +185,11 @@ class Demo:
         cells = {(row.campaign, kpi): row.stats[kpi] for row in rows for kpi in KPIS}
         last = {cell: feed.totals[cell].value if cell in feed.totals else 0 for cell in cells}
         wrong = sum(last[cell] != cells[cell] for cell in cells)
-        self.console.print()
         if wrong:
             self.console.print(f"{wrong} totals on {config.kpi_topic} differ from their rows", soft_wrap=True)
         else:
             self.console.print(
-                f"published: the last total of each campaign and KPI on {config.kpi_topic} equals its row "
-                f"({len(cells):,} compared)",
+                f"{len(cells):,} totals, as last published on {config.kpi_topic}: every one equals its row",
                 soft_wrap=True,
             )
         return not wrong
@@ -243,15 +252,19 @@ def play(demo: Demo, config: Config) -> bool:
         seeded = demo.report("seed", "--campaigns", str(CAMPAIGNS), "--tags", str(TAGS))
         demo.tell("seed", f"{seeded['campaigns']:,} campaigns, {seeded['tags']:,} tags", time.monotonic() - began)
         began = time.monotonic()
-        demo.report(*simulation(demo))
-        records = sum(log.ends(config.input_topic).values())
-        text = f"{records:,} records: {demo.events:,} events, and duplicates, deletes, unknown tags, garbage among them"
+        simulated = demo.report(*simulation(demo))
+        verdicts: dict[str, int] = simulated["verdicts"]
+        others = ", ".join(
+            f"{count:,} {verdict}" for verdict, count in verdicts.items() if verdict not in ("consumed", "counted")
+        )
+        text = f"{simulated['records']:,} records: {demo.events:,} events to count, and {others}"
         demo.tell("simulate", text, time.monotonic() - began)
         demo.count(log, store, config)
         shown = [
             demo.show("campaigns", "--sort", "impressions", "--top", "10"),
             demo.show("balance"),
             demo.show("verify", "--truth", "truth.json"),
+            demo.verdicts(log, store, config, verdicts),
             demo.published(log, store, config),
         ]
     return all(shown)
@@ -294,14 +307,15 @@ def main() -> int:
         print(f"error: DEMO_BACKEND is {backend!r}: give embedded or real", file=sys.stderr)
         return 2
     directory: Path = arguments.directory.absolute()
-    marker = directory / "projector.toml"
+    marker = directory / ".made-by-demo"
     if directory.exists() and any(directory.iterdir()) and not marker.exists():
         print(f"error: {directory} is not a demo's: name another one with --directory", file=sys.stderr)
         return 2
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     (directory / ".gitignore").write_text("*\n")
-    write_settings(marker, settings(backend, directory, arguments.events, seed))
+    marker.touch()
+    write_settings(directory / "projector.toml", settings(backend, directory, arguments.events, seed))
 
     began = time.monotonic()
     where = "the embedded log and store" if backend == "embedded" else "Kafka and Aerospike"
@@ -310,7 +324,7 @@ def main() -> int:
     for name in [name for name in os.environ if name.startswith("PROJECTOR_")]:
         del os.environ[name]
     try:
-        config = load(marker)
+        config = load(directory / "projector.toml")
         exact = play(Demo(directory, arguments.events, seed, console), config)
     except (NotShownError, ProjectorError) as error:
         unreachable = "cannot reach the log or the store: " if isinstance(error, Retryable) else ""
