@@ -9,13 +9,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from projector.adoption import NOT_ADOPTED, adoption
 from projector.errors import Refused, Retryable, RowTooBig
 from projector.fold import EventId
 from projector.generation import Generation
-from projector.page import BEFORE_MAX, NO_PAGE, ROOT, Page, damaged, page_key, parsed
+from projector.page import BEFORE_MAX, NO_PAGE, ROOT, Page, damaged, operations, page_key
 from projector.page import BINS as PAGE_BINS
 from projector.patience import Patience
 from projector.prints import Index, packed, prints
@@ -48,6 +48,8 @@ class Chain:
     stage: Stage = Stage.ARCHIVED
     digest: bytes = ROOT
     """Of the newest page that is known to be in the archive."""
+    written: Mapping[str, Any] = field(default_factory=dict)
+    """What was written as the page `seal`, until it has been read back."""
     written_at: float = 0.0
     seen: int = 0
     """Ids in `seen`, as last read back."""
@@ -301,30 +303,31 @@ class Chains:
 
     def _archive(self, campaigns: list[int], rows: Mapping[int, Row]) -> None:
         """Create the pages that `sealed` holds, each from the one read of its row; one that is there must be equal."""
-        pages = {}
+        pages: dict[int, dict[str, Any]] = {}
         for campaign in campaigns:
             bins, chain = rows[campaign].bins, self._chains[campaign]
             before = chain.pages[-1 - BEFORE_MAX : -1][::-1]
-            pages[campaign] = Page(campaign, bins["seal"], bins["sealed"], before, bins.get("head", ROOT))
-        keys = {campaign: page_key(self._generation.pages, campaign, page.seal) for campaign, page in pages.items()}
-        writes = [Write(keys[campaign], page.operations(), Presence.ABSENT) for campaign, page in pages.items()]
+            pages[campaign] = Page(campaign, bins["seal"], bins["sealed"], before, bins.get("head", ROOT)).bins()
+        keys = {campaign: page_key(self._generation.pages, campaign, page["seal"]) for campaign, page in pages.items()}
+        writes = [Write(keys[campaign], operations(page), Presence.ABSENT) for campaign, page in pages.items()]
         answers = self._patience.write(self._store, writes)
         there = []
         for campaign, answer in zip(pages, answers, strict=True):
             if answer.outcome is Outcome.TOO_BIG:
                 raise RowTooBig(
-                    f"campaign {campaign}: page {pages[campaign].seal:016x} of {len(pages[campaign].ids):,} ids is "
+                    f"campaign {campaign}: page {keys[campaign].key} of {len(pages[campaign]['ids']):,} ids is "
                     "too large for a row: raise max-record-size of the namespace (8M at most) and start again"
                 )
             if answer.outcome is Outcome.PRESENT:
                 there.append(campaign)
         reads = [Read(keys[campaign], PAGE_BINS) for campaign in there]
         for campaign, row in zip(there, self._patience(lambda: self._store.read(reads)), strict=True):
-            if row is not None and parsed(campaign, pages[campaign].seal, row.bins) != pages[campaign]:
-                raise damaged(campaign, pages[campaign].seal, "holds other ids than the row that it was made from")
+            if row is not None and row.bins != pages[campaign]:
+                raise damaged(campaign, pages[campaign]["seal"], "is not what the row says that it must be")
         for campaign, page in pages.items():
             chain = self._chains[campaign]
-            chain.stage, chain.digest, chain.written_at = Stage.WRITTEN, page.digest, self._clock()
+            chain.stage, chain.digest = Stage.WRITTEN, page["digest"]
+            chain.written, chain.written_at = page, self._clock()
 
     def settle(self, campaigns: Iterable[int]) -> None:
         """Read back the written pages whose wait is over: only the store's own clock says that one has settled."""
@@ -345,10 +348,10 @@ class Chains:
         for (campaign, chain), row in zip(ripe, self._patience(lambda: self._store.read(reads)), strict=True):
             if row is None:
                 chain.stage, chain.stale = Stage.SEALED, True
-            elif parsed(campaign, chain.seal, row.bins).digest != chain.digest:
-                raise damaged(campaign, chain.seal, "holds other ids than the row that it was made from")
+            elif row.bins != chain.written:
+                raise damaged(campaign, chain.seal, "is not what the row says that it must be")
             elif row.unchanged:
-                chain.stage = Stage.SETTLED
+                chain.stage, chain.written = Stage.SETTLED, {}
 
     def evict(self, keep: Mapping[int, object]) -> None:
         """Account for the chains just touched; let go of others, touched longest ago, until memory is within bounds."""

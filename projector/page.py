@@ -4,6 +4,7 @@ Bins (contracts.md): `ids`, `prints`, `counts`, `first`, `last`, `seal`, `before
 all others, and `head` is the digest of the page before: so the archive is tamper-evident as a chain.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -44,10 +45,7 @@ class Page(NamedTuple):
     @property
     def counts(self) -> dict[int, int]:
         """Ids per KPI code."""
-        found: dict[int, int] = {}
-        for sighting in self.ids.values():
-            found[sighting[0]] = found.get(sighting[0], 0) + 1
-        return found
+        return dict(sorted(Counter([sighting[0] for sighting in self.ids.values()]).items()))
 
     @property
     def digest(self) -> bytes:
@@ -56,20 +54,25 @@ class Page(NamedTuple):
         content = [self.campaign, self.seal, self.before, self.head, [(key, held[key]) for key in _ordered(held)]]
         return sha256(msgspec.msgpack.encode(content)).digest()
 
-    def operations(self) -> list[Operation]:
-        """What writes it, on a row that must be absent."""
+    def bins(self) -> dict[str, Any]:
+        """As the store holds it."""
         seconds = [sighting[1] for sighting in self.ids.values()]
-        return [
-            PutNew("ids", self.ids),
-            Put("prints", self.prints),
-            Put("counts", dict(sorted(self.counts.items()))),
-            Put("first", min(seconds)),
-            Put("last", max(seconds)),
-            Put("seal", self.seal),
-            Put("before", list(self.before)),
-            Put("head", self.head),
-            Put("digest", self.digest),
-        ]
+        return {
+            "ids": self.ids,
+            "prints": self.prints,
+            "counts": self.counts,
+            "first": min(seconds),
+            "last": max(seconds),
+            "seal": self.seal,
+            "before": list(self.before),
+            "head": self.head,
+            "digest": self.digest,
+        }
+
+
+def operations(bins: Mapping[str, Any]) -> list[Operation]:
+    """What writes a page's bins, on a row that must be absent."""
+    return [PutNew(name, held) if name == "ids" else Put(name, held) for name, held in bins.items()]
 
 
 def parsed(campaign: int, seal: int, bins: Mapping[str, Any]) -> Page:
@@ -80,7 +83,7 @@ def parsed(campaign: int, seal: int, bins: Mapping[str, Any]) -> Page:
             bins["seal"] == seal
             and bins["digest"] == page.digest
             and bins["prints"] == page.prints
-            and dict(bins["counts"]) == page.counts
+            and bins["counts"] == page.counts
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         intact = False
@@ -99,5 +102,7 @@ def damaged(campaign: int, seal: int, what: str) -> LedgerDamaged:
 
 def _ordered(ids: Mapping[EventId, Sighting]) -> list[EventId]:
     """In the order of map keys: str before bytes, each by its bytes."""
-    texts = sorted((key for key in ids if isinstance(key, str)), key=str.encode)
+    texts = sorted([key for key in ids if isinstance(key, str)], key=str.encode)
+    if not texts:
+        return sorted(ids)  # type: ignore[type-var]  # bytes alone
     return [*texts, *sorted(key for key in ids if isinstance(key, bytes))]
