@@ -104,5 +104,5 @@ def _ordered(ids: Mapping[EventId, Sighting]) -> list[EventId]:
     """In the order of map keys: str before bytes, each by its bytes."""
     texts = sorted([key for key in ids if isinstance(key, str)], key=str.encode)
     if not texts:
-        return sorted(ids)  # type: ignore[type-var]  # bytes alone
+        return sorted(ids)
     return [*texts, *sorted(key for key in ids if isinstance(key, bytes))]
