@@ -25,9 +25,13 @@ def begin(log_format: str) -> None:
     handler: logging.Handler
     if log_format == "text" and sys.stderr.isatty():
         from rich.console import Console
+        from rich.highlighter import NullHighlighter
         from rich.logging import RichHandler
 
-        handler = RichHandler(console=Console(stderr=True), show_path=False)
+        handler = RichHandler(
+            console=Console(stderr=True, highlight=False), show_path=False, highlighter=NullHighlighter()
+        )
+        handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
         text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")

@@ -95,6 +95,8 @@ class Progress:
             f"rejected {sample.rejected:,}"
         )
         if self._live:
-            self._live.update(text)
+            from rich.text import Text
+
+            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
         else:
             logger.info("%s", text, extra={"progress": {"rate": round(rate), **sample._asdict()}})

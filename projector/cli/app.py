@@ -15,9 +15,12 @@ import typer
 from projector.errors import Fatal, Misconfigured, ProjectorError, Retryable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from projector.config import Config
 
 PROGRESS_SECONDS = 10
+PIPED_COLUMNS = 200
 
 app = typer.Typer(
     name="projector",
@@ -70,6 +73,13 @@ def configured(config_file: Path | None, settings: list[str] | None = None, **fl
 def print_json(obj: Any) -> None:
     """Print `obj` on standard output: one JSON document on one line, keys as given, text as it is."""
     sys.stdout.write(json.dumps(obj, ensure_ascii=False, default=str) + "\n")
+
+
+def console() -> "Console":
+    """Where tables are printed: as wide as the terminal, or wide enough for all columns where there is none."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_COLUMNS)
 
 
 @contextmanager

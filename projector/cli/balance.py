@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, print_json
+from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json
 
 if TYPE_CHECKING:
     from projector.balance import Balance
@@ -66,7 +66,6 @@ def _document(found: "Balance") -> dict[str, object]:
 
 
 def _print(found: "Balance") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", "offset", "consumed", "counted", "duplicate", "parked", "rejected", "carried")
@@ -77,21 +76,19 @@ def _print(found: "Balance") -> None:
         table.add_row(str(partition), f"{found.offsets[partition]:,}", *cells)
     table.add_section()
     table.add_row("all", "", *(f"{value:,}" for value in found.sum))
-    console = Console()
-    console.print(table)
-    console.print(f"committed: counted + carried  {found.sum.counted + found.sum.carried:>15,}")
-    console.print(f"rows: stats - opening         {found.rows:>15,}")
+    out = console()
+    out.print(table)
+    out.print(f"committed: counted + carried  {found.sum.counted + found.sum.carried:>15,}")
+    out.print(f"rows: stats - opening         {found.rows:>15,}")
     if found.unknown:
-        console.print(f"unknown: partitions {found.unknown}: another tool moved their offsets")
+        out.print(f"unknown: partitions {found.unknown}: another tool moved their offsets")
     elif found.holds and found.difference:
-        console.print(f"in motion: {found.difference:,} applied and not yet committed, lag {found.lag:,}")
+        out.print(f"in motion: {found.difference:,} applied and not yet committed, lag {found.lag:,}")
     elif found.holds:
-        console.print("the balance holds")
+        out.print("the balance holds")
     elif found.difference < 0:
-        console.print(
-            f"DIFFERENCE: {-found.difference:,} counted events are missing in the rows: the store has forgotten"
-        )
+        out.print(f"DIFFERENCE: {-found.difference:,} counted events are missing in the rows: the store has forgotten")
     elif found.difference > 0:
-        console.print(f"DIFFERENCE: the rows hold {found.difference:,} more than was committed as counted")
+        out.print(f"DIFFERENCE: the rows hold {found.difference:,} more than was committed as counted")
     else:
-        console.print("DIFFERENCE: records without a verdict, see the partitions above")
+        out.print("DIFFERENCE: records without a verdict, see the partitions above")

@@ -1,6 +1,6 @@
 """`projector config`: what is in force, and where each value came from."""
 
-from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, print_json
+from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json
 
 
 @app.command("config")
@@ -13,10 +13,9 @@ def show_config(config_file: ConfigFile = None, settings: Settings = None, as_js
     if as_json:
         print_json({value.name: {"value": value.value, "origin": value.origin} for value in values})
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("setting", "value", "from", box=None)
     for value in values:
         table.add_row(value.name, str(value.value), value.origin)
-    Console().print(table)
+    console().print(table)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, print_json, progress
+from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json, progress
 
 if TYPE_CHECKING:
     from projector.footing import Difference, Summary
@@ -75,7 +75,6 @@ def _tell(differences: "list[Difference]", campaigns: int, as_json: bool) -> Non
 
 
 def _show(found: "list[Summary]") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     names = "campaign", "seen", "sealed", "archived", "pages", "row bytes", "archive bytes", "first", "last"
@@ -91,7 +90,7 @@ def _show(found: "list[Summary]") -> None:
             f"{row.ids_per_day:,.0f}",
             f"{row.bytes_per_year:,}",
         )
-    Console().print(table)
+    console().print(table)
 
 
 def _day(second: int | None) -> str:

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, print_json
+from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json
 from projector.errors import Retryable
 from projector.event import KPIS
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from projector.feed import Feed, Total
     from projector.log import Log
     from projector.quarantined import Quarantined
 
-PIPED_COLUMNS = 200
 _LINES_AROUND = 6  # of the live table: title, head, what stands below it
 
 
@@ -82,7 +80,7 @@ def campaigns_command(
         column.footer = footer
     for row in shown:
         table.add_row(str(row.campaign), Text(_printable(row.name)), *_figures(row.stats))
-    _console().print(table)
+    console().print(table)
     if not rows:
         print("no campaigns yet: projector seed creates the reference data set", file=sys.stderr)
 
@@ -117,9 +115,9 @@ def show_command(
         ("ids in sealed", detail.sealed),
     ):
         table.add_row(name, *_figures(counts))
-    console = _console()
-    console.print(f"{row.campaign} {_printable(row.name)}", markup=False, highlight=False)
-    console.print(table)
+    out = console()
+    out.print(f"{row.campaign} {_printable(row.name)}", markup=False, highlight=False)
+    out.print(table)
     ids = sum(detail.seen.values()) + sum(detail.sealed.values())
     ledger = (
         "none: nothing was counted yet" if row.rev is None else f"{ids:,} ids in the row, {detail.pages} pages sealed"
@@ -234,15 +232,15 @@ def _watch_live(feed: "Feed", log: "Log", topic: str) -> None:
     from rich.live import Live
 
     recent: dict[int, None] = dict.fromkeys(sorted({campaign for campaign, _ in feed.totals}, reverse=True))
-    console = _console()
-    with Live(_totals_table(feed, recent, console.height), console=console, auto_refresh=False) as live:
+    out = console()
+    with Live(_totals_table(feed, recent, out.height), console=out, auto_refresh=False) as live:
         drawn = time.monotonic()
         for news in _followed(feed, log, topic):
             for total in news:
                 recent.pop(total.campaign, None)
                 recent[total.campaign] = None
             if not news or time.monotonic() - drawn > 0.25:
-                live.update(_totals_table(feed, recent, console.height), refresh=True)
+                live.update(_totals_table(feed, recent, out.height), refresh=True)
                 drawn = time.monotonic()
 
 
@@ -279,7 +277,7 @@ def _print_records(records: "list[Quarantined]") -> None:
         columns = (record.key, record.verdict, record.reason, time_text, f"{record.value_bytes:,}", record.detail)
         table.add_row(*(Text(_printable(column)) for column in columns))
     if records:
-        _console().print(table)
+        console().print(table)
     print(f"{len(records):,} records", file=sys.stderr)
 
 
@@ -342,12 +340,6 @@ def _table(*columns: str, text: tuple[str, ...] = ()) -> "Table":
         left = number == 0 or column == "name" or column in text
         table.add_column(column, justify="left" if left else "right", overflow="fold")
     return table
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_COLUMNS)
 
 
 def _figures(counts: dict[str, int]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, print_json, progress
+from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json, progress
 from projector.errors import InDoubt, Misconfigured
 from projector.reference import CAMPAIGNS, TAGS
 
@@ -134,13 +134,12 @@ def verify_command(
         listed = [dict(zip(names, each, strict=True)) for each in found]
         print_json({"events": events, "campaigns": len(expected.campaigns), "differences": listed})
     elif found:
-        from rich.console import Console
         from rich.table import Table
 
         table = Table("campaign", "KPI", "true", "held", "difference")
         for campaign, kpi, true, there in found:
             table.add_row(str(campaign), kpi, f"{true:,}", f"{there:,}", f"{there - true:+,}")
-        Console().print(table)
+        console().print(table)
         print(f"{len(found):,} cells differ from the truth")
     else:
         print(f"{events:,} events in {len(expected.campaigns):,} campaigns: every cell is the truth")
