@@ -33,11 +33,13 @@ from projector.log import Listener, Message, Offset, Record, TopicInfo
 T = TypeVar("T")
 
 ANSWER_S = 10.0
+CHECK_S = 2.0
 APPEND_S = 30.0
 READ_RECORDS = 10_000
 READ_S = 0.1
 FOLLOW_S = 1.0
 STALLED_S = 20.0
+MARKERS_S = 1.0
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # no hints
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # no hints
 
@@ -59,7 +61,12 @@ class KafkaLog:
     def join(self, group: str, topic: str, slot: str, listener: Listener) -> KafkaMember:
         """Become a member; another process with the same slot gets `SlotTaken` from then on."""
         self._partitions(topic)
-        return KafkaMember(self._properties, group, topic, slot, listener, lambda: self.topic(topic) is not None)
+
+        def topic_id() -> str | None:
+            there = self._described(topic, CHECK_S)
+            return str(there.topic_id) if there else None
+
+        return KafkaMember(self._properties, group, topic, slot, listener, topic_id)
 
     # --- what is there
 
@@ -135,7 +142,7 @@ class KafkaLog:
 
         return self._ask(f"the members of group {group}", ask)
 
-    def _described(self, name: str) -> TopicDescription | None:
+    def _described(self, name: str, seconds: float = ANSWER_S) -> TopicDescription | None:
         def ask(admin: AdminClient) -> TopicDescription | None:
             answer: Future[TopicDescription] = admin.describe_topics(TopicCollection([name]), request_timeout=ANSWER_S)[
                 name
@@ -145,7 +152,7 @@ class KafkaLog:
                 return None
             return answer.result()
 
-        return self._ask(f"topic {name}", ask)
+        return self._ask(f"topic {name}", ask, seconds)
 
     def _partitions(self, topic: str) -> list[int]:
         there = self._described(topic)
@@ -162,12 +169,12 @@ class KafkaLog:
 
         return self._ask(f"offsets of topic {topic}", ask)
 
-    def _ask(self, what: str, call: Callable[[AdminClient], T]) -> T:
-        """The answer of the cluster. What may pass is asked again, for 10 s in all."""
+    def _ask(self, what: str, call: Callable[[AdminClient], T], seconds: float = ANSWER_S) -> T:
+        """The answer of the cluster. What may pass is asked again, for so many seconds in all."""
         attempts = Retrying(
             retry=retry_if_exception_type(Retryable),
             wait=wait_random_exponential(multiplier=0.05, max=1.0),
-            stop=stop_after_delay(ANSWER_S),
+            stop=stop_after_delay(seconds),
             reraise=True,
         )
 
@@ -207,19 +214,20 @@ class KafkaLog:
         Raises `OffsetsGone`, also while it goes on, where an offset to be read is not in the topic; `Retryable` if
         nothing comes for 20 s although more is there.
         """
-        heads = self.heads(topic)
-        ends = self.ends(topic)
+        heads, ends, highs = self.heads(topic), self.ends(topic), self._highs(topic)
+        deadline = time.monotonic() + MARKERS_S
+        while any(ends[p] < high for p, high in highs.items()) and not follow and time.monotonic() < deadline:
+            time.sleep(0.02)  # a transaction is committed a moment before its messages can be read
+            ends = self.ends(topic)
         positions = heads | dict(start or {})
         for partition, position in positions.items():
-            if position < heads.get(partition, 0) or position > ends.get(partition, 0):
-                self._check_within(topic, partition, position, heads)
+            if not heads.get(partition, 0) <= position <= highs.get(partition, -1):
+                raise OffsetsGone(f"{topic}/{partition}: offset {position} is not in the topic")
         return self._pages(topic, positions, None if follow else ends)
 
-    def _check_within(self, topic: str, partition: int, position: int, heads: Mapping[int, int]) -> None:
-        """Past the last stable offset is fine while a transaction is open there."""
-        highs = self._offsets(topic, _LATEST, IsolationLevel.READ_UNCOMMITTED)
-        if not heads.get(partition, 0) <= position <= highs.get(partition, -1):
-            raise OffsetsGone(f"{topic}/{partition}: offset {position} is not in the topic")
+    def _highs(self, topic: str) -> dict[int, int]:
+        """Per partition the end with what open transactions have written."""
+        return self._offsets(topic, _LATEST, IsolationLevel.READ_UNCOMMITTED)
 
     def _pages(
         self, topic: str, positions: Mapping[int, int], ends: Mapping[int, int] | None

@@ -34,7 +34,10 @@ RETRY_S = 20.0
 GRACE_S = 1.0
 POLL_INTERVAL_MS = 60_000
 MESSAGE_BYTES_MAX = 100_000_000  # the topic's own limit decides, far below
-_ALL = {"reconnect.backoff.max.ms": 1_000}
+_ALL = {
+    "reconnect.backoff.max.ms": 1_000,
+    "topic.metadata.propagation.max.ms": 5_000,
+}
 _CONSUMER = {
     "isolation.level": "read_committed",
     "enable.auto.commit": False,
@@ -47,7 +50,6 @@ _PRODUCER = {
     "enable.idempotence": True,
     "partitioner": "murmur2_random",
     "message.max.bytes": MESSAGE_BYTES_MAX,
-    "topic.metadata.propagation.max.ms": 5_000,
     "delivery.report.only.error": True,
 }
 
@@ -64,6 +66,7 @@ _TOO_LARGE = {
     KafkaError.OFFSET_METADATA_TOO_LARGE,
 }
 _INVALID = {KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP}
+_PURGED = {KafkaError._PURGE_INFLIGHT, KafkaError._PURGE_QUEUE}  # by an abort, for another reason
 _FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
 _MISCONFIGURED = NO_SUCH_TOPIC | {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -216,7 +219,7 @@ class Deliveries:
 
     def __call__(self, error: KafkaError | None, message: KafkaMessage) -> None:
         """The client's delivery report of one message."""
-        if error is not None and self.failure is None:
+        if error is not None and self.failure is None and error.code() not in _PURGED:
             self.failure = self.translated(error, str(message.topic()), len(message))
 
     @staticmethod

@@ -13,6 +13,8 @@ from projector.log import Listener, Message, Offset, Record
 
 ANSWER_S = 10.0
 LEAVE_S = 10.0
+SEND_S = 10.0  # below the transaction's own timeout
+TOPIC_CHECK_S = 30.0
 TOPIC_DOUBT_S = 5.0
 WARN_S = 10.0
 _PRODUCER = {
@@ -23,7 +25,7 @@ _PRODUCER = {
 
 
 class KafkaMember:
-    """See `Member`. `topic_exists` asks the cluster, and may raise `Retryable`."""
+    """See `Member`. `topic_id` asks the cluster, and may raise `Retryable`."""
 
     def __init__(
         self,
@@ -32,13 +34,15 @@ class KafkaMember:
         topic: str,
         slot: str,
         listener: Listener,
-        topic_exists: Callable[[], bool],
+        topic_id: Callable[[], str | None],
     ) -> None:
         """End what a former holder of the slot left open, then join. Raises `Misconfigured`, `Retryable`, `Fenced`."""
         self._name = f"{group}-{slot}"
         self._topic = topic
         self._listener = listener
-        self._topic_exists = topic_exists
+        self._topic_id = topic_id
+        self._joined_id = topic_id()
+        self._check_topic_at = time.monotonic() + TOPIC_CHECK_S
         self._properties: Properties = {"client.id": self._name, **properties}
         self._producer: Producer | None = None
         self._fatal: Fatal | None = None
@@ -55,7 +59,6 @@ class KafkaMember:
         """Seeks that the client has not taken yet; until then these partitions yield nothing."""
         self._unstarted: set[int] = set()
         """Partitions whose assignment failed in the listener; they wait, paused."""
-        self._doubted_at: float | None = None
         self._warned_at = float("-inf")
         self.renew()
         strategy = {"group.id": group, "group.instance.id": self._name}
@@ -117,7 +120,7 @@ class KafkaMember:
                 continue
             verdict = translated(error, f"reading {self._topic} as {self._name}")
             if error.code() in kafka_client.NO_SUCH_TOPIC:
-                self._doubted_at = self._doubted_at or time.monotonic()
+                self._check_topic_at = min(self._check_topic_at, time.monotonic() + TOPIC_DOUBT_S)
             elif isinstance(verdict, OffsetsGone):
                 if partition in self._starts and partition not in self._seeks:
                     text = f"{self._topic}/{partition}: offset {message.offset()} is not in the topic: {error.str()}"
@@ -125,19 +128,19 @@ class KafkaMember:
             elif isinstance(verdict, Fatal):
                 raise self._kept(verdict)
             self._warn(verdict)
-        if self._doubted_at is not None and time.monotonic() - self._doubted_at > TOPIC_DOUBT_S:
-            self._settle_doubt()
+        if time.monotonic() > self._check_topic_at:
+            self._check_topic()
 
-    def _settle_doubt(self) -> None:
-        """A topic may be unknown right after its creation; one that still is has been deleted."""
+    def _check_topic(self) -> None:
+        """The client waits in silence for a topic that was deleted, and goes on in one of the same name."""
+        self._check_topic_at = time.monotonic() + TOPIC_CHECK_S
         try:
-            exists = self._topic_exists()
+            found = self._topic_id()
         except Retryable as error:
             self._warn(error)
             return
-        self._doubted_at = None
-        if not exists:
-            raise self._kept(OffsetsGone(f"topic {self._topic} is gone"))
+        if found != self._joined_id:
+            raise self._kept(OffsetsGone(f"topic {self._topic} was deleted{' and made anew' if found else ''}"))
 
     def _warn(self, error: ProjectorError) -> None:
         if time.monotonic() - self._warned_at > WARN_S:
@@ -196,7 +199,6 @@ class KafkaMember:
         numbers = [each.partition for each in partitions]
         if self._closed or not numbers:
             return
-        self._doubted_at = None
         try:
             starts = {**self._listener.assigned(numbers)}
         except Exception as error:  # the client's callback cannot let it through without losing records
@@ -206,8 +208,9 @@ class KafkaMember:
         else:
             self._starts.update(starts)
         self._consumer.incremental_assign(places(self._topic, starts))
-        if self._paused or self._unstarted:
-            self._consumer.pause(places(self._topic, starts))
+        # The client keeps a pause over the loss of a partition: one that comes back would never be read.
+        withhold = self._paused or self._unstarted
+        (self._consumer.pause if withhold else self._consumer.resume)(places(self._topic, starts))
 
     def _start_late(self) -> None:
         """Ask the listener again where it failed to say where to start."""
@@ -272,21 +275,21 @@ class KafkaMember:
             producer.begin_transaction()
             kafka_client.produce(producer, messages, deliveries)
             member = self._consumer.consumer_group_metadata()
-            resumed(lambda seconds: producer.send_offsets_to_transaction(checkpoint, member, seconds), left())
+            resumed(lambda seconds: producer.send_offsets_to_transaction(checkpoint, member, seconds), SEND_S)
             committing = True
             resumed(producer.commit_transaction, left())
         except KafkaException as error:
-            verdict = deliveries.failure or translated(cause(error), f"a transaction of {self._name}")
-            raise self._given_up(producer, cause(error), verdict, committing, deadline) from error
+            raise self._given_up(producer, cause(error), deliveries, committing, deadline) from error
 
     def _given_up(
-        self, producer: Producer, error: KafkaError, verdict: ProjectorError, committing: bool, deadline: float
+        self, producer: Producer, error: KafkaError, deliveries: Deliveries, committing: bool, deadline: float
     ) -> ProjectorError:
-        """What to raise for a transaction that failed, once it is aborted, or its producer let go."""
-        lasting = not (committing or error.fatal() or error.retriable() or error.code() == KafkaError._TIMED_OUT)
-        alive = lasting or error.txn_requires_abort()
-        if not (alive and self._aborted(producer, deadline)):
-            self._producer = None
+        """What to raise for a transaction that failed. It is aborted where that is safe, and its producer let go."""
+        self._producer = None
+        if error.txn_requires_abort():
+            self._abort(producer, deadline)
+            producer.poll(0)  # reports of what was not delivered
+        verdict = deliveries.failure or translated(error, f"a transaction of {self._name}")
         if isinstance(verdict, SlotTaken):
             return self._kept(verdict)
         if isinstance(verdict, Fatal) and not error.fatal():
@@ -294,13 +297,12 @@ class KafkaMember:
         unknown = committing and not error.txn_requires_abort()
         return Fenced(f"{'outcome unknown' if unknown else 'not committed'}: {verdict}")
 
-    def _aborted(self, producer: Producer, deadline: float) -> bool:
+    def _abort(self, producer: Producer, deadline: float) -> None:
         try:
             resumed(producer.abort_transaction, max(deadline - time.monotonic(), 0.1))
         except KafkaException as error:
+            # The next producer of this name, or the transaction's timeout, aborts it.
             self._warn(translated(cause(error), f"aborting a transaction of {self._name}"))
-            return False
-        return True
 
     def renew(self) -> None:
         """See `Member.renew`. `Fenced` where another process renews at the same time."""
