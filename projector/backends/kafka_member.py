@@ -288,7 +288,6 @@ class KafkaMember:
         self._producer = None
         if error.txn_requires_abort():
             self._abort(producer, deadline)
-            producer.poll(0)  # reports of what was not delivered
         verdict = deliveries.failure or translated(error, f"a transaction of {self._name}")
         if isinstance(verdict, SlotTaken):
             return self._kept(verdict)
@@ -300,6 +299,7 @@ class KafkaMember:
     def _abort(self, producer: Producer, deadline: float) -> None:
         try:
             resumed(producer.abort_transaction, max(deadline - time.monotonic(), 0.1))
+            producer.poll(0)  # reports of what was not delivered; raises, too, where the client is fenced
         except KafkaException as error:
             # The next producer of this name, or the transaction's timeout, aborts it.
             self._warn(translated(cause(error), f"aborting a transaction of {self._name}"))
