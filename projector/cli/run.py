@@ -60,7 +60,12 @@ def run(
         bool,
         typer.Option("--until-end", help="Stop at the end of the topic as it is now, once all of it is committed."),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes under one supervisor.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="So many worker processes under a supervisor.  [default: one, in this process]"
+        ),
+    ] = None,
     slot: Annotated[
         str | None,
         typer.Option(help="Stable name of this worker, unique in the group.  [default: <host name>-0]", metavar="NAME"),
@@ -87,8 +92,8 @@ def run(
 
     config = configured(config_file, settings)
     logs.begin("json" if supervised else log_format.value)
-    host = socket.gethostname().split(".")[0]
-    if workers == 1:
+    host = socket.gethostname()
+    if workers is None:
         name = slot or f"{host}-0"
         _work(config, name, until_end, accept_head, restore_checkpoint, supervised)
         return
