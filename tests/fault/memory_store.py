@@ -56,7 +56,8 @@ class MemoryStore:
     """A `Store` whose crash takes back what was not flushed, each row by itself, to a complete older version.
 
     A version leaves the write buffer `flush_ms` after it was written and is then on the device, unless that is
-    stalled: then it waits in the device's queue (`drained` is False) until the device goes on.
+    stalled: then it waits in the device's queue (`drained` is False) until the device goes on. With `flush_ms` 0 every
+    write is on the device when it is answered, and nothing stalls.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class MemoryStore:
     def stall(self, stalled: bool) -> None:
         """Whether the device takes nothing."""
         self._flush()
-        self._stalled = stalled
+        self._stalled = stalled and self._flush_ms > 0
 
     def durable(self, row: RowKey) -> Mapping[str, Any] | None:
         """What no crash can take back."""

@@ -25,13 +25,13 @@ class _Time:
     now_ms = 0.0
 
 
-def _counted(store: MemoryStore) -> int:
-    (row,) = store.read([Read(ROW, ("n",))])
+def _counted(held: MemoryStore) -> int:
+    (row,) = held.read([Read(ROW, ("n",))])
     return int(row.bins["n"]) if row else -1
 
 
-def _count(store: MemoryStore) -> None:
-    store.write([Write(ROW, [Add("n", 1)], Presence.EITHER)])
+def _count(held: MemoryStore) -> None:
+    held.write([Write(ROW, [Add("n", 1)], Presence.EITHER)])
 
 
 def test_a_crash_takes_back_only_what_was_not_flushed() -> None:
@@ -39,14 +39,14 @@ def test_a_crash_takes_back_only_what_was_not_flushed() -> None:
     found = set()
     for seed in range(40):
         clock = _Time()
-        store = MemoryStore(lambda clock=clock: clock.now_ms, flush_ms=50)  # type: ignore[misc]  # bound now
+        held = MemoryStore(lambda clock=clock: clock.now_ms, flush_ms=50)  # type: ignore[misc]  # bound now
         for now_ms in (0.0, 10.0, 60.0, 65.0):
             clock.now_ms = now_ms
-            _count(store)
-        before = store.state().incarnation
-        store.crash(random.Random(seed))
-        assert store.state().incarnation != before
-        found.add(_counted(store))
+            _count(held)
+        before = held.state().incarnation
+        held.crash(random.Random(seed))
+        assert held.state().incarnation != before
+        found.add(_counted(held))
     assert found == {2, 3, 4}
 
 
@@ -54,23 +54,23 @@ def test_a_row_that_was_never_flushed_may_vanish() -> None:
     """Also a row made anew is forgotten."""
     found = set()
     for seed in range(20):
-        store = MemoryStore(lambda: 0.0, flush_ms=50)
-        store.write([Write(ROW, [Put("n", 1)], Presence.ABSENT)])
-        store.crash(random.Random(seed))
-        found.add(_counted(store))
+        held = MemoryStore(lambda: 0.0, flush_ms=50)
+        held.write([Write(ROW, [Put("n", 1)], Presence.ABSENT)])
+        held.crash(random.Random(seed))
+        found.add(_counted(held))
     assert found == {-1, 1}
 
 
 def test_a_stalled_device_keeps_nothing_and_says_so() -> None:
     """While it is stalled time flushes nothing; what has left the buffer waits in its queue: not drained."""
     clock = _Time()
-    store = MemoryStore(lambda: clock.now_ms, flush_ms=50)
-    store.stall(True)
-    _count(store)
-    assert store.state().drained
+    held = MemoryStore(lambda: clock.now_ms, flush_ms=50)
+    held.stall(True)
+    _count(held)
+    assert held.state().drained
     clock.now_ms = 1000
-    assert not store.state().drained
-    assert store.durable(ROW) is None
-    store.stall(False)
-    assert store.state().drained
-    assert store.durable(ROW) == {"n": 1}
+    assert not held.state().drained
+    assert held.durable(ROW) is None
+    held.stall(False)
+    assert held.state().drained
+    assert held.durable(ROW) == {"n": 1}
