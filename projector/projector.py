@@ -184,7 +184,8 @@ class Projector(Listener):
             deadline = self._clock.monotonic() + DRAIN_S
             self._drain(deadline)
             for _ in range(LAST_WORDS_MAX):
-                if self._last_word.published:
+                # Stale: records of a dropped queue were polled, so positions are past what has a verdict.
+                if self._last_word.published and not self._stale:
                     self._follow_up(idle=True)
                     self._drain(deadline)
             self._copied_at = float("-inf")
