@@ -337,7 +337,7 @@ class Chains:
             if (chain := self._chains.get(campaign)) and chain.stage is Stage.WRITTEN and not chain.stale
         ]
         ripe = [(campaign, chain) for campaign, chain in waiting if self._settling.over(chain.written_at)]
-        if not ripe or not self._settling.drained_since(max(chain.written_at for _, chain in ripe)):
+        if not ripe or not self._settling.drained_after(max(chain.written_at for _, chain in ripe)):
             return
         reads = [
             Read(

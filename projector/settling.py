@@ -32,11 +32,14 @@ class Settling:
         """Whether the wait that began at `at` is over."""
         return self._clock() >= at + self._settle_s
 
-    def drained_since(self, at: float) -> bool:
-        """Whether no acknowledged write waited for a device at some moment since `at`. Raises `Retryable`."""
-        if self._settle_s > 0 and self._drained_at < at:
+    def drained_after(self, at: float) -> bool:
+        """Whether no acknowledged write waited for a device at some moment after the wait that began at `at`.
+
+        Seen during the wait it proves nothing: what is buffered then comes to the queue later. Raises `Retryable`.
+        """
+        if self._settle_s > 0 and self._drained_at < at + self._settle_s:
             self._ask()
-        return self._settle_s == 0 or self._drained_at >= at
+        return self._settle_s == 0 or self._drained_at >= at + self._settle_s
 
     def ripens_in(self, batch: Batch) -> float:
         """Seconds until the batch's wait is over; it still has to be `settled`."""
@@ -55,7 +58,7 @@ class Settling:
             return None
         if self._settle_s == 0:
             return len(ripe)
-        return sum(1 for batch in ripe if batch.answered_at <= self._drained_at)
+        return sum(1 for batch in ripe if batch.answered_at + self._settle_s <= self._drained_at)
 
     def _ask(self) -> str:
         """The incarnation now; notes whether the devices' queues are empty."""

@@ -1,0 +1,116 @@
+"""Settling: a batch is committed only when no crash of the store can take back what it rests on."""
+
+import random
+
+import pytest
+
+from projector.batch import Batch
+from projector.errors import Misconfigured
+from projector.patience import Patience
+from projector.settling import Settling, settle_seconds
+from projector.store import Add, Presence, RowKey, Write
+from tests.fault.memory_store import MemoryStore
+from tests.fault.simulation import VirtualClock
+
+ROW = RowKey("campaigns", 1)
+FLUSH_MS, SETTLE_MS = 50, 300
+
+
+class World:
+    """A store that flushes after 50 ms, and the settling of one worker that waits 300 ms."""
+
+    def __init__(self, flush_ms: float = FLUSH_MS, settle_ms: int = SETTLE_MS) -> None:
+        self.clock = VirtualClock()
+        self.start = self.clock.now
+        self.store = MemoryStore(lambda: self.clock.now * 1000, flush_ms, settle_ms)
+        self.settling = Settling(self.store, settle_ms / 1000, Patience(0.0), self.clock.monotonic)
+        self.settling.renew()
+
+    def at(self, ms: float) -> "World":
+        """It is so many milliseconds after the start."""
+        self.clock.now = self.start + ms / 1000
+        return self
+
+    def batch(self) -> Batch:
+        """A write of now, and the batch that rests on it."""
+        self.store.write([Write(ROW, [Add("n", 1)], Presence.EITHER)])
+        return Batch({}, self.clock.now)
+
+    @property
+    def durable(self) -> int:
+        """Writes that no crash takes back."""
+        return int((self.store.durable(ROW) or {}).get("n", 0))
+
+
+def test_a_batch_settles_after_the_wait() -> None:
+    """Not a moment before; batches settle in order, the younger ones later."""
+    world = World()
+    first = world.at(0).batch()
+    second = world.at(100).batch()
+    assert world.at(299).settling.settled([first, second]) == 0
+    assert world.at(301).settling.settled([first, second]) == 1
+    assert world.at(401).settling.settled([first, second]) == 2
+
+
+def test_a_store_that_needs_no_settling_settles_at_once() -> None:
+    """With a wait of 0 an acknowledged write is safe."""
+    world = World(flush_ms=0, settle_ms=0)
+    assert world.settling.settled([world.batch()]) == 1
+
+
+def test_another_incarnation_settles_nothing() -> None:
+    """None: the store may have forgotten, also what was written long ago."""
+    world = World()
+    batch = world.batch()
+    world.at(1000).store.crash(random.Random(1))
+    assert world.settling.settled([batch]) is None
+    world.settling.renew()
+    assert world.settling.settled([batch]) == 1
+
+
+def test_a_stalled_device_settles_nothing() -> None:
+    """However long the wait: what is queued there is lost by a crash."""
+    world = World()
+    batch = world.batch()
+    world.store.stall(True)
+    assert world.at(60_000).settling.settled([batch]) == 0
+    world.store.stall(False)
+    assert world.settling.settled([batch]) == 1
+
+
+def test_an_empty_queue_seen_during_the_wait_proves_nothing() -> None:
+    """A write that was still in the write buffer then comes to the queue later, and may wait there: an older batch that
+    finds the queue empty must not settle it."""
+    world = World()
+    older = world.at(0).batch()
+    younger = world.at(299).batch()
+    world.at(301).store.stall(True)
+    assert world.settling.settled([older, younger]) == 1
+    assert world.at(700).settling.settled([younger]) == 0
+    assert world.durable == 1
+    world.store.stall(False)
+    assert world.settling.settled([younger]) == 1
+    assert world.durable == 2
+
+
+def test_drained_after_the_wait_is_seen_only_after_the_wait() -> None:
+    """The same for a page of the archive: an empty queue counts once the wait for it is over."""
+    world = World()
+    written_at = world.clock.now
+    world.batch()
+    world.at(1).store.stall(True)
+    assert not world.settling.drained_after(written_at)
+    assert not world.at(400).settling.drained_after(written_at)
+    world.store.stall(False)
+    assert world.settling.drained_after(written_at)
+
+
+def test_settle_seconds() -> None:
+    """As configured, else as the store says; a store that keeps nothing is refused unless that is allowed."""
+    store = MemoryStore(lambda: 0.0, settle_ms=300)
+    assert settle_seconds(store, "auto", False) == 0.3
+    assert settle_seconds(store, 1000, False) == 1.0
+    volatile = MemoryStore(lambda: 0.0, settle_ms=None)
+    with pytest.raises(Misconfigured, match="allow_volatile_store"):
+        settle_seconds(volatile, 1000, False)
+    assert settle_seconds(volatile, "auto", True) == 0.0
