@@ -38,6 +38,7 @@ APPEND_S = 30.0
 READ_RECORDS = 10_000
 READ_S = 0.1
 FOLLOW_S = 1.0
+PROPAGATION_S = 0.05
 STALLED_S = 20.0
 MARKERS_S = 1.0
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # no hints
@@ -103,7 +104,13 @@ class KafkaLog:
             done.result()
             return True
 
-        return self._ask(f"creating topic {name}", ask)
+        created = self._ask(f"creating topic {name}", ask)
+        deadline = time.monotonic() + ANSWER_S
+        while self._described(name) is None:  # a broker may answer for a while as if it were not there yet
+            if time.monotonic() > deadline:
+                raise Retryable(f"topic {name} was created and is not to be seen yet")
+            time.sleep(PROPAGATION_S)
+        return created
 
     def heads(self, topic: str) -> dict[int, int]:
         """Per partition the first offset that is there, or will be."""
