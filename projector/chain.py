@@ -214,8 +214,8 @@ class Chains:
                     self._misfit(campaign, walk, seals[read.index(None)], "is missing")
                     continue
                 longer = self._linked(campaign, walk, seals, [row for row in read if row])
-                if longer is None:
-                    self._misfit(campaign, walk, seals[-1])
+                if isinstance(longer, int):
+                    self._misfit(campaign, walk, longer)
                 else:
                     walks[campaign] = longer
         for campaign, walk in walks.items():
@@ -236,12 +236,12 @@ class Chains:
                 left -= len(walk.wanted)
         return asked
 
-    def _linked(self, campaign: int, walk: _Walk, seals: list[int], pages: list[Row]) -> _Walk | None:
-        """One step back: each page has the digest that the next one names; None where one has another."""
+    def _linked(self, campaign: int, walk: _Walk, seals: list[int], pages: list[Row]) -> _Walk | int:
+        """One step back: each page has the digest that the next one names; the seal of one that has another."""
         head = walk.head
         for seal, page in zip(seals, pages, strict=True):
             if page.bins.get("digest") != head or not {"prints", "head"} <= page.bins.keys():
-                return None
+                return seal
             walk.found.append((seal, page.bins["prints"]))
             head = page.bins["head"]
         known = self._known(campaign)
@@ -250,7 +250,7 @@ class Chains:
         if known in before:
             before = before[: before.index(known)]
         walk = walk._replace(wanted=before, head=head)
-        return walk if before or self._ends(campaign, walk, end) else None
+        return walk if before or self._ends(campaign, walk, end) else seals[-1]
 
     def _ends(self, campaign: int, walk: _Walk, end: int) -> bool:
         """Whether the chain may end here: at a page that is known, by its digest where that is at hand, or at none."""
