@@ -38,7 +38,7 @@ _ALL = {
     "reconnect.backoff.max.ms": 1_000,
     "topic.metadata.propagation.max.ms": 5_000,
 }
-_CONSUMER = {
+_CONSUMER: dict[str, Any] = {
     "isolation.level": "read_committed",
     "enable.auto.commit": False,
     "auto.offset.reset": "error",
@@ -46,7 +46,7 @@ _CONSUMER = {
     "queued.min.messages": 1_000_000,
     "queued.max.messages.kbytes": 131_072,
 }
-_PRODUCER = {
+_PRODUCER: dict[str, Any] = {
     "enable.idempotence": True,
     "partitioner": "murmur2_random",
     "message.max.bytes": MESSAGE_BYTES_MAX,
