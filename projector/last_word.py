@@ -84,7 +84,8 @@ class LastWord:
         moved: dict[int, Value] = {}
         for campaign, row in zip(asked, rows, strict=True):
             rev, _ = self._published.pop(campaign)
-            if row is not None and row.bins.get("rev") != rev:
+            # A row without `rev` lost its adoption in a crash of the store: what it counted is counted again.
+            if row is not None and row.bins.get("rev", rev) != rev:
                 moved[campaign] = _value(row)
         return moved
 
