@@ -374,6 +374,9 @@ class Projector(Listener):
         committed = self._patience(lambda: self.member.committed(partitions))
         missing = [partition for partition in partitions if committed.get(partition) is None]
         copies = self._copies.read(missing) if missing else {}
+        if copies:
+            # Another worker may have made the first checkpoint in between: a copy is always the younger one.
+            committed = self._patience(lambda: self.member.committed(partitions))
         heads, ends = self._patience(lambda: (self._log.heads(topic), self._log.ends(topic)))
         starts = {
             partition: start(

@@ -9,12 +9,16 @@ import pytest
 
 from projector.backends.embedded_log import EmbeddedLog
 from projector.backends.embedded_store import EmbeddedStore
+from projector.balance import Totals
+from projector.checkpoint import Copies
+from projector.log import Offset
+from projector.patience import Patience
 from tests.fault.faults import Fate, Late
 from tests.fault.memory_log import MemoryLog
 from tests.fault.memory_store import MemoryStore
 from tests.fault.oracle import Oracle
 from tests.fault.script import CAMPAIGNS, Run, Script, prepare, recount
-from tests.fault.simulation import VirtualClock
+from tests.fault.simulation import GENERATION, VirtualClock
 
 FATES = [fate for fate in Fate if fate is not Fate.FINE]
 LATE_CALLS = {"soon": 0, "later": 5, "last": 1_000_000}
@@ -92,6 +96,25 @@ def test_a_worker_that_stops_after_a_failure_commits_none_of_it() -> None:
     for at, call in enumerate(in_memory(-1, Fate.FINE, 0.0).calls):
         if call == "row":
             in_memory(at, Fate.FAIL_BEFORE, 0.0, stop=True)
+
+
+def test_a_first_checkpoint_that_another_worker_makes_in_between_is_no_loss() -> None:
+    """A worker that reads "no checkpoint", then the copy of one made meanwhile, reads again."""
+    clock = VirtualClock()
+    store, log = MemoryStore(lambda: 0.0), MemoryLog(lambda: 0.0, random.Random(0))
+    prepare(log, store)
+    calls = in_memory(-1, Fate.FINE, 0.0).calls
+    script = Script(clock, calls.index("read", calls.index("committed")))
+
+    def commit() -> None:
+        log.offsets[0] = Offset(1, Totals(consumed=1, counted=1).metadata())
+        Copies(store, GENERATION, Patience(0.0)).write(log.offsets)
+
+    script.strike = commit
+    worker = Run(log, store, clock, script, 0.0, Late(lambda: 0)).worker()
+    worker.join()
+    worker.turn()
+    assert worker.lag() is not None
 
 
 # --- the embedded pair
