@@ -248,6 +248,8 @@ class MemoryMember:
         if gained:
             log.owners.update(dict.fromkeys(gained, self.slot))
             self._positions.update(self._listener.assigned(gained))
+            if not self._seated():
+                return []
         return [] if self._paused else self._take(records_max)
 
     def _rejoin(self) -> None:
