@@ -11,7 +11,7 @@ import pytest
 
 from tests.aerospike_server import NOT_EXERCISED, Server
 from tests.end_to_end import oracle
-from tests.end_to_end.harness import ENVIRONMENT, Pipeline, eventually
+from tests.end_to_end.harness import ENVIRONMENT, Pipeline, Worker, eventually, wait_until
 
 ROUND = 9_000
 PER_SECOND = 3_000
@@ -49,6 +49,13 @@ def judge(pipeline: Pipeline) -> Score:
     return score
 
 
+def begin(pipeline: Pipeline, slot: str = "a", **settings: str | int) -> Worker:
+    """A worker that has its partitions: from then on the broker answers for the group."""
+    worker = pipeline.start("--slot", slot, **settings)
+    wait_until(lambda: "assigned partitions [" in worker.said, "it has its partitions", worker)
+    return worker
+
+
 @pytest.fixture
 def forgetful_server() -> Iterator[Server]:
     """One that forgets up to a second of acknowledged writes when it is killed, as the server's default is."""
@@ -62,7 +69,7 @@ def forgetful_server() -> Iterator[Server]:
 
 def _disturb(pipeline: Pipeline, rounds: int, fault: Callable[[], None]) -> None:
     """In each round events flow at a steady rate and `fault` comes at a random moment; then everything is judged."""
-    worker = pipeline.start("--slot", "a")
+    worker = begin(pipeline)
     for _ in range(rounds):
         before = pipeline.committed()
         feed = pipeline.feed(PER_SECOND, pipeline.traffic.take(ROUND))
