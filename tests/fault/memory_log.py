@@ -240,6 +240,8 @@ class MemoryMember:
             if not self._seated():
                 return []
             self._release(leaving)
+        never_had = log.owners.keys() - self._positions.keys()  # by this holder of the slot
+        self._release([p for p in never_had if log.owners[p] == self.slot != log.targets[p]])
         gained = [
             p
             for p, slot in log.targets.items()

@@ -114,9 +114,12 @@ def duplicates_count_where_a_batch_is_split(patch: Patch) -> None:
 def committed_before_it_settled(patch: Patch) -> None:
     """No batch waits."""
     patch.setattr(Settling, "ripens_in", lambda _self, _batch: 0.0)
-    patch.setattr(
-        Settling, "_ask", lambda self: (setattr(self, "_drained_at", 1e9), self._store.state().incarnation)[1]
-    )
+
+    def ask(self: Settling) -> str:
+        self._drained_at = -LONG_AGO
+        return self._store.state().incarnation
+
+    patch.setattr(Settling, "_ask", ask)
 
 
 def drained_during_the_wait(patch: Patch) -> None:
