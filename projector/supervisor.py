@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -133,4 +134,4 @@ def _how(code: int) -> str:
 
 def worker_command(options: Sequence[str]) -> list[str]:
     """How to start one worker of this program."""
-    return [sys.executable, "-m", "projector", "run", "--supervised", *options]
+    return [sys.executable, "-m", "projector", "run", "--supervised-by", str(os.getpid()), *options]

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +81,7 @@ def run(
         ),
     ] = False,
     log_format: Annotated[LogFormat, typer.Option(help="Log lines as text or as JSON.")] = LogFormat.TEXT,
-    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+    supervisor: Annotated[int | None, typer.Option("--supervised-by", hidden=True)] = None,
 ) -> None:
     """Count the events of the input topic, each exactly once, and publish the new totals.
 
@@ -91,11 +92,11 @@ def run(
     from projector import logs
 
     config = configured(config_file, settings)
-    logs.begin("json" if supervised else log_format.value)
+    logs.begin("json" if supervisor else log_format.value)
     host = socket.gethostname()
     if workers is None:
         name = slot or f"{host}-0"
-        _work(config, name, until_end, accept_head, restore_checkpoint, supervised)
+        _work(config, name, until_end, accept_head, restore_checkpoint, supervisor)
         return
     if slot:
         raise typer.BadParameter(
@@ -129,16 +130,20 @@ def spare_the_collector() -> None:
 
 
 def _work(
-    config: "Config", slot: str, until_end: bool, accept_head: bool, restore_checkpoint: bool, supervised: bool
+    config: "Config", slot: str, until_end: bool, accept_head: bool, restore_checkpoint: bool, supervisor: int | None
 ) -> None:
-    """Run one worker in this process."""
+    """Run one worker in this process; `supervisor` is the process that would start it again."""
     from projector.progress import Progress, Sample
     from projector.projector import Projector
     from projector.watchdog import Watchdog
 
     stops = _Stops(end_at_second=True)
-    parent = os.getppid()
-    log, store, cleared = _connect(config, supervised, stops)
+
+    def stopping() -> bool:
+        # A worker whose supervisor is gone stops in order: nobody would start it again.
+        return stops.count > 0 or (supervisor is not None and os.getppid() != supervisor)
+
+    log, store, cleared = _connect(config, supervisor is not None, stopping)
     try:
         watchdog = Watchdog(WATCHDOG_S)
         projector = Projector(
@@ -156,15 +161,10 @@ def _work(
         spare_the_collector()
         watchdog.start()
         progress = Progress(
-            lambda: Sample.of(projector.metrics, projector.lag()), SUPERVISED_PROGRESS_S if supervised else None
+            lambda: Sample.of(projector.metrics, projector.lag()), SUPERVISED_PROGRESS_S if supervisor else None
         )
         logger.info("slot %s, generation %d, settling %d ms", slot, cleared.generation.number, cleared.settle_s * 1000)
-        projector.run(
-            until_end,
-            # A worker whose supervisor is gone stops in order: nobody would start it again.
-            lambda: stops.count > 0 or (supervised and os.getppid() != parent),
-            progress,
-        )
+        projector.run(until_end, stopping, progress)
         progress.close()
         watchdog.stop()
     finally:
@@ -172,7 +172,7 @@ def _work(
         store.close()
 
 
-def _connect(config: "Config", supervised: bool, stops: _Stops) -> "tuple[Log, Store, Cleared]":
+def _connect(config: "Config", supervised: bool, stopping: Callable[[], bool]) -> "tuple[Log, Store, Cleared]":
     """Open log and store and check that all is there. A supervised worker waits for what does not answer."""
     from projector.backends import open_log, open_store
     from projector.preflight import preflight
@@ -190,7 +190,7 @@ def _connect(config: "Config", supervised: bool, stops: _Stops) -> "tuple[Log, S
                 log.close()
             if store:
                 store.close()
-            if not (supervised and isinstance(error, Retryable)) or stops.count:
+            if not (supervised and isinstance(error, Retryable)) or stopping():
                 raise
             if time.monotonic() - told_at >= REPORT_S:
                 told_at = time.monotonic()
