@@ -30,10 +30,10 @@ demo: $(READY)
 	$(BIN)/python demo/demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
 
 test-long: $(READY)
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
