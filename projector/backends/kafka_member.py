@@ -47,6 +47,7 @@ class KafkaMember:
         self._producer: Producer | None = None
         self._fatal: Fatal | None = None
         self._closed = False
+        self._leaving = False
         self._paused = False
         self._in_callback = False
         self._gone: set[int] = set()
@@ -197,7 +198,7 @@ class KafkaMember:
 
     def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = [each.partition for each in partitions]
-        if self._closed or not numbers:
+        if self._closed or self._leaving or not numbers:
             return
         try:
             starts = {**self._listener.assigned(numbers)}
@@ -321,6 +322,7 @@ class KafkaMember:
         """See `Member.leave`. What the listener raised comes out of here once the group is left."""
         if self._closed:
             return
+        self._finish_joining()
         failures = self._unsubscribe()
         self.close()
         if failures:
@@ -337,6 +339,13 @@ class KafkaMember:
         self._consumer.close()
         self._producer = None
         self._starts.clear()
+
+    def _finish_joining(self) -> None:
+        """Wait for the answer to a join: the broker keeps a member that left before it until its session ends."""
+        self._leaving = True
+        deadline = time.monotonic() + LEAVE_S
+        while self._fatal is None and not self._consumer.memberid() and time.monotonic() < deadline:
+            self._consume(1, 0.05)
 
     def _unsubscribe(self) -> list[Exception]:
         """Leave the group, polling until that is done; what the listener raised meanwhile."""
