@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
+    Consumer,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -29,7 +29,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ign
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from projector.backends import open_log, open_store
-from projector.balance import read_balance
+from projector.balance import Balance, read_balance
 from projector.config import Config, load
 from projector.generation import Generation
 from projector.migrate import migrate
@@ -173,6 +173,8 @@ class Pipeline:
             **{key: str(value) for key, value in (settings or {}).items()},
         }
         self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 500})
+        # An admin client that is asked for a group's offsets crashes when the coordinator moves.
+        self._onlooker = Consumer({"bootstrap.servers": bootstrap, "group.id": name, "log_level": 0})
         self._producer: Producer | None = None
 
     # --- before
@@ -212,8 +214,8 @@ class Pipeline:
 
     # --- input
 
-    def produce(self, values: Iterable[bytes | None], topic: str | None = None) -> None:
-        """Append to random partitions; returns when all are acknowledged, however long that takes."""
+    def produce(self, values: Iterable[bytes | None], partitions: Sequence[int] = ()) -> None:
+        """Append to random partitions (of those given); returns when all are acknowledged, however long that takes."""
         if self._producer is None:
             self._producer = Producer(
                 {
@@ -233,9 +235,8 @@ class Pipeline:
                 failures.append(error)
 
         for value in values:
-            self._producer.produce(
-                topic or self.input_topic, value, partition=self.rng.randrange(self.partitions), on_delivery=delivered
-            )
+            partition = self.rng.choice(partitions or range(self.partitions))
+            self._producer.produce(self.input_topic, value, partition=partition, on_delivery=delivered)
             self._producer.poll(0)
         assert self._producer.flush(PATIENCE_S) == 0
         assert not failures, failures[0]
@@ -251,6 +252,14 @@ class Pipeline:
         given = self.settings | {name.replace("__", "."): str(value) for name, value in settings.items()}
         pairs = [part for name, value in given.items() for part in ("--set", f"{name}={value}")]
         return [sys.executable, "-m", "projector", "run", *pairs, *options]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Any other command, to its end."""
+        command = self.command(*words[1:])
+        command[command.index("run")] = words[0]
+        return subprocess.run(
+            command, capture_output=True, text=True, env=ENVIRONMENT, cwd=self.directory, timeout=PATIENCE_S
+        )
 
     def start(self, *options: str, **settings: str | int) -> Worker:
         """Start a worker; `kafka__session__timeout__ms=...` sets a dotted setting."""
@@ -268,6 +277,7 @@ class Pipeline:
         for worker in self.workers:
             if worker.running:
                 worker.kill()
+        self._onlooker.close()
 
     def freeze_in_transaction(self, worker: Worker) -> None:
         """SIGSTOP it at a moment at which it has published what it has not committed. It must be under load."""
@@ -313,13 +323,14 @@ class Pipeline:
 
     def checkpoint(self) -> dict[int, TopicPartition]:
         """The committed offsets and their metadata, as the broker has them."""
-        asked = [ConsumerGroupTopicPartitions(self.group)]
+        asked = [TopicPartition(self.input_topic, partition) for partition in range(self.partitions)]
+        found = self._ask(lambda: self._onlooker.committed(asked, 5))
+        return {place.partition: place for place in found if place.offset >= 0}
 
-        def ask() -> list[TopicPartition]:
-            answer = self.admin.list_consumer_group_offsets(asked, require_stable=True, request_timeout=5)
-            return list(answer[self.group].result().topic_partitions)
-
-        return {place.partition: place for place in self._ask(ask) if place.offset >= 0}
+    def move_checkpoint(self, offsets: Mapping[int, int]) -> None:
+        """Set the group's offsets as other tools do: without metadata. The group must be empty."""
+        places = [TopicPartition(self.input_topic, partition, offset) for partition, offset in offsets.items()]
+        self._onlooker.commit(offsets=places, asynchronous=False)
 
     def committed(self) -> int:
         """Records before the checkpoint (or offsets without one)."""
@@ -328,6 +339,10 @@ class Pipeline:
     def ends(self) -> dict[int, int]:
         """Where a read_committed reader ends."""
         return self._offsets(self.input_topic, self.partitions, IsolationLevel.READ_COMMITTED)
+
+    def kpi_ends(self) -> dict[int, int]:
+        """The same of the KPI topic."""
+        return self._offsets(self.kpi_topic, 2, IsolationLevel.READ_COMMITTED)
 
     def members(self) -> list[str]:
         """Instance ids of the group's members."""
@@ -393,9 +408,13 @@ class Pipeline:
         assert committed["counted"] + committed["carried"] == sum(self.rows().cells.values())
         if verdicts is not None:
             assert +committed == +Counter(verdicts)
-        with closing(open_log(self.config)) as log, closing(open_store(self.config)) as store:
-            balance = read_balance(log, store, self.config, Generation(1, self.group))
+        balance = self.read_balance()
         assert balance.holds, balance
+
+    def read_balance(self) -> Balance:
+        """What `projector balance` shows."""
+        with closing(open_log(self.config)) as log, closing(open_store(self.config)) as store:
+            return read_balance(log, store, self.config, Generation(1, self.group))
 
     def published(self, rows: Rows) -> None:
         """Readers were never given two values for one (epoch, rev) nor more than the truth, and at last the row."""

@@ -1,6 +1,10 @@
 """Several workers on one topic: deaths, zombies, rebalances. At rest the last message of everything equals the row."""
 
+import re
 import signal
+from collections import Counter
+
+import pytest
 
 from tests.end_to_end.harness import Pipeline, eventually, wait_until
 
@@ -28,6 +32,26 @@ def test_either_of_two_workers_dies(either: Pipeline) -> None:
     for worker in workers.values():
         worker.kill()
     either.exact()
+
+
+def test_the_last_word_of_the_dead(pipeline: Pipeline) -> None:
+    """A worker publishes older totals after newer ones and dies before it can mend that: its successor does."""
+    slow = pipeline.start("--slot", "a", settle_ms=4_000, **FIVE_MINUTES)
+    slow.wait_said("assigned partitions [")
+    fast = pipeline.start("--slot", "b", **FIVE_MINUTES)
+    fast.wait_said("assigned partitions [")
+    (given,) = re.findall(r"assigned partitions \[([\d, ]+)\]", fast.said)
+    for partitions in ([], [int(number) for number in given.split(",")]):
+        pipeline.produce(pipeline.traffic.take(1_000), partitions)
+        wait_until(lambda: Counter(pipeline.rows().cells) == pipeline.traffic.truth, "all is applied", slow, fast)
+    pipeline.wait_caught_up(slow, fast)
+    slow.kill()
+    with pytest.raises(AssertionError, match="the last message"):
+        pipeline.published(pipeline.rows())
+    heir = pipeline.start("--slot", "a", **FIVE_MINUTES)
+    eventually(pipeline.exact)
+    assert heir.running
+    assert fast.running
 
 
 def test_zombie(pipeline: Pipeline) -> None:

@@ -1,11 +1,12 @@
 """kill -9 of workers at any moment: nothing lost, nothing doubled."""
 
 import time
+from collections import Counter
 
 import pytest
 
 from tests.end_to_end import oracle
-from tests.end_to_end.harness import Pipeline
+from tests.end_to_end.harness import CAMPAIGNS, TAGS, Pipeline
 
 EVENTS = 100_000
 
@@ -38,6 +39,27 @@ def test_three_kills(either: Pipeline) -> None:
 def test_twenty_kills(either: Pipeline) -> None:
     """The same with twenty kills."""
     _kill_and_finish(either, 20)
+
+
+def test_the_simulator_s_truth(pipeline: Pipeline) -> None:
+    """The simulator's events, every share of them, through two kills: its truth file and our recount both agree."""
+    truth = str(pipeline.directory / "truth.json")
+    size = ("--campaigns", str(CAMPAIGNS), "--tags", str(TAGS))
+    for seed in (1, 2):
+        options = ("--events", "10000", "--seed", str(seed), "--truth", truth)
+        assert pipeline.run("simulate", *size, *options).returncode == 0
+        worker = pipeline.start("--slot", "a", batch_records=500)
+        pipeline.wait_committed(pipeline.committed() + pipeline.rng.randrange(1, 8_000), worker)
+        worker.kill()
+    pipeline.run_to_end("--slot", "a")
+    verified = pipeline.run("verify", "--truth", truth)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    recount = oracle.recount(pipeline.bootstrap, pipeline.input_topic, pipeline.campaign_of)
+    rows = pipeline.rows()
+    assert +Counter(rows.cells) == recount.cells
+    assert recount.cells.total() == 20_000
+    pipeline.balanced(recount.verdicts)
+    assert oracle.quarantine(pipeline.bootstrap, pipeline.quarantine_topic).keys() >= recount.set_aside.keys()
 
 
 def test_kill_in_a_transaction(pipeline: Pipeline) -> None:
