@@ -11,20 +11,6 @@ from tests.end_to_end.harness import Pipeline, eventually, wait_until
 from tests.end_to_end.traffic import Traffic
 
 
-@pytest.fixture
-def either(either: Pipeline) -> Pipeline:
-    """Pages that never fill: the archive has its own tests."""
-    either.settings["page_ids"] = "100000"
-    return either
-
-
-@pytest.fixture
-def pipeline(pipeline: Pipeline) -> Pipeline:
-    """The same on the embedded store."""
-    pipeline.settings["page_ids"] = "100000"
-    return pipeline
-
-
 def _at_the_end(pipeline: Pipeline) -> None:
     """The checkpoint is the end of every partition that holds anything, and everybody has left."""
     checkpoint = {partition: place.offset for partition, place in pipeline.checkpoint().items()}

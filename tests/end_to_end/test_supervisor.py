@@ -24,7 +24,6 @@ FIVE_MINUTES = {"kafka__session__timeout__ms": 300_000, "kafka__max__poll__inter
 @pytest.fixture
 def pipeline(pipeline: Pipeline) -> Iterator[Pipeline]:
     """Its supervised workers end with the test, whatever became of their supervisor."""
-    pipeline.settings["page_ids"] = "100000"
     yield pipeline
     pipeline.close()
     for pid in _workers(pipeline).values():
