@@ -108,15 +108,18 @@ class Config(BaseSettings):
         default=False, description="Run although the store can never promise to keep a write. Counts may then be lost."
     )
     page_ids: Whole = Field(
-        1_024, ge=1, le=100_000, description="About how many event ids a page of the ledger's archive holds."
+        default=1_024, ge=1, le=100_000, description="About how many event ids a page of the ledger's archive holds."
     )
     row_bytes_max: Literal["auto"] | Annotated[int, Field(ge=4_096, le=8_388_608), BeforeValidator(_no_bool)] = Field(
-        "auto",
+        default="auto",
         description="Bytes that a campaign row may grow to while its pages settle; at most 0.8 of the store's limit. "
         "`auto`: 4 MiB, or 0.8 of the store's limit where that is less.",
     )
     index_mib_max: Whole = Field(
-        2_048, ge=1, le=1_048_576, description="Mebibytes of memory for the index of archived ids: 8 bytes an id."
+        default=2_048,
+        ge=1,
+        le=1_048_576,
+        description="Mebibytes of memory for the index of archived ids: 8 bytes an id.",
     )
     kafka: dict[str, str | int | float | bool] = Field(
         default_factory=dict, repr=False, description="Any librdkafka property, passed on to every client."
