@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from projector.event import KPIS
 from projector.kpi import ALL_CODES, Value
 from projector.patience import Patience
 from projector.store import Read, Row, RowKey, Store
 
 PAGE_ROWS = 500
+UNKNOWN = -1
 BINS = ("c-id", "rev", "stats")
 
 
@@ -21,7 +23,8 @@ class LastWord:
         self._patience = patience
         self._republish_s = republish_s
         self._clock = clock
-        self._published: dict[int, tuple[int, float]] = {}
+        self._published: dict[int, tuple[dict[int, int], float]] = {}
+        """Per campaign what this worker published last of each KPI, by code, and when it last published any."""
         self._sweep: Iterator[list[Row]] | None = None
 
     def __bool__(self) -> bool:
@@ -46,7 +49,10 @@ class LastWord:
         """These values were `published`, or were to be and their transaction is not known to be committed."""
         now = self._clock()
         for campaign, value in values.items():
-            self._published[campaign] = (value.rev if published else -1, now)
+            said, _ = self._published.get(campaign, ({}, now))
+            for code in value.codes:
+                said[code] = value.stats.get(KPIS[code], 0) if published else UNKNOWN
+            self._published[campaign] = (said, now)
 
     def due(self, idle: bool) -> dict[int, Value]:
         """Values to publish now: the next rows of the sweep, else rows that moved since they were published.
@@ -83,10 +89,12 @@ class LastWord:
     def _moved(self, asked: Iterable[int], rows: Iterable[Row | None]) -> dict[int, Value]:
         moved: dict[int, Value] = {}
         for campaign, row in zip(asked, rows, strict=True):
-            rev, _ = self._published.pop(campaign)
+            said, _ = self._published.pop(campaign)
             # A row without `rev` lost its adoption in a crash of the store: what it counted is counted again.
-            if row is not None and row.bins.get("rev", rev) != rev:
-                moved[campaign] = _value(row)
+            if row is not None and "rev" in row.bins:
+                stats = row.bins["stats"]
+                if any(stats.get(KPIS[code], 0) != value for code, value in said.items()):
+                    moved[campaign] = _value(row)
         return moved
 
 

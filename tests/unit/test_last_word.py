@@ -9,7 +9,7 @@ from projector.errors import Retryable
 from projector.kpi import ALL_CODES, Value
 from projector.last_word import LastWord
 from projector.patience import Patience
-from projector.store import Add, Presence, Put, Read, Row, RowKey, Write
+from projector.store import Add, AddEntry, Presence, Put, Read, Row, RowKey, Write
 from tests.fault.memory_store import MemoryStore
 from tests.fault.simulation import VirtualClock
 
@@ -28,9 +28,9 @@ class World:
             self.store.write([Write(row, bins, Presence.EITHER)])
         self.word = LastWord(self.store, "campaigns", Patience(0.0), 5.0, self.clock.monotonic)
 
-    def move(self, campaign: int) -> None:
+    def move(self, campaign: int, kpi: str = "visits") -> None:
         """Another worker adds to a row."""
-        self.store.write([Write(RowKey("campaigns", campaign), [Add("rev", 1)])])
+        self.store.write([Write(RowKey("campaigns", campaign), [Add("rev", 1), AddEntry("stats", kpi, 1)])])
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def world() -> World:
     return World()
 
 
-def published(rev: int) -> Value:
+def published(rev: int, visits: int = 1, code: int = 0) -> Value:
     """What a batch published."""
-    return Value(STATS, rev, {0})
+    return Value(STATS | {"visits": visits}, rev, {code})
 
 
 def test_nothing_is_owed_at_first(world: World) -> None:
@@ -62,7 +62,23 @@ def test_a_row_that_moved_is_published_with_all_kpis(world: World) -> None:
     """Another worker's value, and every KPI of it; once published it is looked at again."""
     world.word.owe({1: published(1)}, published=True)
     world.move(1)
-    assert world.word.due(idle=True) == {1: Value(STATS, 2, set(ALL_CODES))}
+    assert world.word.due(idle=True) == {1: Value(STATS | {"visits": 2}, 2, set(ALL_CODES))}
+
+
+def test_each_kpi_has_a_last_word_of_its_own(world: World) -> None:
+    """A later publication that names another KPI, at the row's newest `rev`, does not settle the debt of the first."""
+    world.word.owe({1: published(1)}, published=True)
+    world.move(1)
+    world.word.owe({1: published(2, visits=2, code=2)}, published=True)
+    assert world.word.due(idle=True) == {1: Value(STATS | {"visits": 2}, 2, set(ALL_CODES))}
+
+
+def test_a_kpi_that_others_moved_is_their_debt(world: World) -> None:
+    """Nothing is said again while what this worker said is so."""
+    world.word.owe({1: published(1)}, published=True)
+    world.move(1, "clicks")
+    assert world.word.due(idle=True) == {}
+    assert not world.word
 
 
 def test_what_was_not_committed_is_owed_even_if_the_row_did_not_move(world: World) -> None:
@@ -73,7 +89,7 @@ def test_what_was_not_committed_is_owed_even_if_the_row_did_not_move(world: Worl
 
 def test_a_busy_worker_waits(world: World) -> None:
     """Only rows whose publication is old are looked at while there is other work."""
-    world.word.owe({1: published(0)}, published=True)
+    world.word.owe({1: published(0, visits=0)}, published=True)
     assert world.word.due(idle=False) == {}
     world.clock.sleep(5.1)
     assert world.word.due(idle=False).keys() == {1}
@@ -95,7 +111,7 @@ def test_an_assignment_owes_every_row(world: World, monkeypatch: pytest.MonkeyPa
 def test_a_worker_without_partitions_owes_nothing(world: World) -> None:
     """Its successors do."""
     world.word.assigned()
-    world.word.owe({1: published(0)}, published=True)
+    world.word.owe({1: published(0, visits=0)}, published=True)
     world.word.clear()
     assert not world.word
 
@@ -128,7 +144,7 @@ def test_a_store_that_does_not_answer_forgets_no_debt() -> None:
     store = _Away(lambda: 0.0)
     store.write([Write(RowKey("campaigns", 1), [Put("c-id", 1), Put("stats", STATS), Put("rev", 2)], Presence.EITHER)])
     word = LastWord(store, "campaigns", Patience(0.0), 5.0, lambda: 0.0)
-    word.owe({1: published(1)}, published=True)
+    word.owe({1: published(1, visits=0)}, published=True)
     with pytest.raises(Retryable):
         word.due(idle=True)
     word.assigned()
