@@ -23,6 +23,7 @@ from tests.fault.faults import FaultyMember, FaultyStore
 from tests.fault.memory_log import MemoryLog, MemoryMember
 from tests.fault.memory_store import MemoryStore
 from tests.fault.simulation import run
+from tests.fault.test_two_workers import ORDERS
 
 SEEDS_MAX = 600
 LONG_AGO = -1e9
@@ -306,7 +307,14 @@ MUTATIONS: Sequence[Callable[[Patch], None]] = (
 
 
 def caught(mutation: Callable[[Patch], None], seeds_max: int = SEEDS_MAX) -> str | None:
-    """The first seed that sees the mutation, and what it says; None if it survives."""
+    """What sees the mutation first, and what it says: an order of two workers, else a seed. None if it survives."""
+    for order in ORDERS:
+        with pytest.MonkeyPatch.context() as patch:
+            mutation(patch)
+            try:
+                order()
+            except AssertionError as error:
+                return f"{order.__name__}: {error}"
     for seed in range(seeds_max):
         with pytest.MonkeyPatch.context() as patch:
             mutation(patch)

@@ -18,7 +18,7 @@ from tests.fault.oracle import INPUT, KINDS, KPI, QUARANTINE
 
 TURNS_MAX = 400
 CAMPAIGNS = {"tag-1": 1, "tag-2": 2}
-IDS = [str(uuid.uuid5(uuid.NAMESPACE_URL, str(n))) for n in range(5)]
+IDS = [str(uuid.uuid5(uuid.NAMESPACE_URL, str(n))) for n in range(8)]
 
 
 def event(number: int, kind: str, tag: str) -> bytes:

@@ -158,8 +158,12 @@ class Simulation:
             patches.enter_context(patch("random.SystemRandom", lambda: self._choose))  # seals, and when to seal
             patches.enter_context(patch("random.uniform", self._choose.uniform))  # the pauses between retries
             self._append()
-            for _ in range(STEPS):
+            for _ in range(self._choose.choice((40, 100, STEPS))):
                 self._step()
+            self._records_max += 6  # some that are under way when peace comes
+            self._append()
+            for _ in range(self._choose.randint(0, 12)):
+                self._turn()
             self._come_to_rest()
 
     def _step(self) -> None:
@@ -361,10 +365,11 @@ class Simulation:
         for slot in sorted(self.log.seats.keys() - newest.keys()):
             self.log.expel(slot)
         for _ in range(REST_ROUNDS):
-            for worker in list(self.workers):
-                self._work(worker)
-                self.oracle.always()
-            self.clock.now += 0.25
+            for worker in self._choose.sample(self.workers, len(self.workers)):
+                for _ in range(self._choose.choice((0, 1, 1, 4))):
+                    self._work(worker)
+                    self.oracle.always()
+                self.clock.now += 0.25
             ends = self.log.ends(INPUT)
             if all(worker.joined and worker.projector.finished(ends) for worker in self.workers):
                 break
