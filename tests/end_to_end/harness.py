@@ -392,12 +392,18 @@ class Pipeline:
         counted = oracle.recount(self.bootstrap, self.input_topic, self.campaign_of)
         assert counted.cells == +self.traffic.truth, "the oracle and the truth differ: the test is wrong"
         rows = self.rows()
-        assert Counter(rows.cells) == counted.cells
-        assert {c: ids for c, ids in rows.ids.items() if ids} == counted.ids
-        assert self.caught_up()
+        more, less = Counter(rows.cells) - counted.cells, counted.cells - Counter(rows.cells)
+        assert not more + less, f"in the rows too many: {more}, too few: {less}"
+        for campaign, ids in rows.ids.items():
+            wrong = ids ^ counted.ids.get(campaign, set())
+            assert not wrong, f"campaign {campaign}: {len(wrong)} ids only in the ledger, or only in the topic"
+        assert self.caught_up(), f"the checkpoint is {self.checkpoint()}, the end {self.ends()}"
         self.balanced(counted.verdicts if totals else None)
         self.published(rows)
-        assert oracle.quarantine(self.bootstrap, self.quarantine_topic) == counted.set_aside
+        kept = oracle.quarantine(self.bootstrap, self.quarantine_topic)
+        keys = kept.keys() | counted.set_aside.keys()
+        odd = [key for key in keys if kept.get(key) != counted.set_aside.get(key)]
+        assert not odd, f"in quarantine and should not be, or not there, or other bytes: {odd[:10]}"
 
     def balanced(self, verdicts: Mapping[str, int] | None) -> None:
         """The committed totals agree with the rows, and with `verdicts`: by our own sum and by the projector's."""
@@ -405,9 +411,10 @@ class Pipeline:
         for place in self.checkpoint().values():
             committed.update(msgspec.json.decode(place.metadata or "{}", type=dict[str, int]))
         committed.pop("v", None)
-        assert committed["counted"] + committed["carried"] == sum(self.rows().cells.values())
+        held = sum(self.rows().cells.values())
+        assert committed["counted"] + committed["carried"] == held, f"committed {dict(committed)}, in the rows {held}"
         if verdicts is not None:
-            assert +committed == +Counter(verdicts)
+            assert +committed == +Counter(verdicts), f"committed {dict(committed)}, in truth {dict(verdicts)}"
         balance = self.read_balance()
         assert balance.holds, balance
 
