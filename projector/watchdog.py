@@ -25,8 +25,8 @@ class Watchdog:
     def start(self) -> None:
         """Begin to watch."""
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        self.beat()
         self._thread.start()
+        self.beat()
 
     def beat(self) -> None:
         """The loop is alive."""
