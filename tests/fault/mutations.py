@@ -291,7 +291,6 @@ MUTATIONS: Sequence[Callable[[Patch], None]] = (
     drained_during_the_wait,
     queue_kept_over_a_change_of_incarnation,
     caches_kept_over_a_change_of_incarnation,
-    incarnation_renewed_on_a_fence,
     nothing_published_on_assignment,
     no_last_word,
     totals_kept_over_a_fence,
@@ -304,6 +303,11 @@ MUTATIONS: Sequence[Callable[[Patch], None]] = (
     page_replaced_before_it_settled,
     write_without_the_seal,
 )
+
+
+EQUIVALENT: Sequence[Callable[[Patch], None]] = (incarnation_renewed_on_a_fence,)
+"""Seen by nothing here: a seal is never used twice, so a cache that outlived a crash of the store is refused by the
+filter of every write and by the seal in every read. The rule stays: it does not rest on random numbers."""
 
 
 def caught(mutation: Callable[[Patch], None], seeds_max: int = SEEDS_MAX) -> str | None:
@@ -327,6 +331,6 @@ def caught(mutation: Callable[[Patch], None], seeds_max: int = SEEDS_MAX) -> str
 
 if __name__ == "__main__":
     names = sys.argv[1:]
-    for each in MUTATIONS:
+    for each in (*MUTATIONS, *EQUIVALENT):
         if not names or each.__name__ in names:
             print(f"{each.__name__}: {caught(each) or 'SURVIVES'}", flush=True)

@@ -243,8 +243,9 @@ class Simulation:
             self.workers.remove(worker)
         except SlotTaken:
             self._say(f"{worker.slot}: slot taken")
-            assert not self._quiet
             self.workers.remove(worker)
+            if self._quiet:  # the one that took it is dead by now
+                self.workers.append(Worker(self, worker.slot))
         except Retryable:
             if worker.joined and not leave:
                 raise  # a turn mends them all
