@@ -37,7 +37,7 @@ def test_until_end_of_an_empty_topic(pipeline: Pipeline) -> None:
 def test_until_end_while_more_comes(pipeline: Pipeline) -> None:
     """The end is the one at the start: a topic that keeps growing does not keep the worker."""
     pipeline.produce(pipeline.traffic.take(5_000))
-    feed = pipeline.feed(1_000, pipeline.traffic.take(10_000))
+    feed = pipeline.feed(250, pipeline.traffic.take(10_000))
     pipeline.run_to_end("--slot", "a", batch_records=500)
     assert feed.running
     assert pipeline.committed() >= 5_000
