@@ -90,6 +90,8 @@ class Projector(Listener):
         self._assignment_failed = False
         self._reported_at = float("-inf")
         self._probed_at = float("-inf")
+        self._ends: Mapping[int, int] = {}
+        """Where `until_end` stops."""
         self._member: Member | None = None
 
     # --- the life of a worker
@@ -100,7 +102,8 @@ class Projector(Listener):
         Then commits what is in hand and leaves the group. Raises `Fatal`; the place in the group is then kept as
         after a crash, so that the same slot goes on at once.
         """
-        ends = self._patience(lambda: self._log.ends(self._config.input_topic)) if until_end else {}
+        if until_end:
+            self._ends = self._patience(lambda: self._log.ends(self._config.input_topic))
         while not self._member and not stopping():
             try:
                 self.join()
@@ -109,7 +112,7 @@ class Projector(Listener):
         if not self._member:
             return
         try:
-            while not stopping() and not (until_end and self.finished(ends)):
+            while not stopping() and not (until_end and self.finished(self._ends)):
                 self.turn()
                 progress()
             self.leave()
@@ -202,8 +205,14 @@ class Projector(Listener):
         for head in self._queue:
             wait_s = min(wait_s, self._settling.ripens_in(head))
             break
-        self.member.pause(self._queue.full)
+        self.member.pause(self._queue.full or self._at_end())
         return self.member.poll(self._config.batch_records, max(1, int(wait_s * 1000)))
+
+    def _at_end(self) -> bool:
+        """With `until_end`: nothing more is to be polled, so that no new last word is owed while others send."""
+        return bool(self._ends) and all(
+            position >= self._ends.get(partition, 0) for partition, (position, _) in self._positions.items()
+        )
 
     def _project(self, records: Sequence[Record]) -> Batch:
         """Decode, resolve, fold and apply; positions and totals as they stand after it."""
