@@ -16,6 +16,7 @@ LEAVE_S = 10.0
 SEND_S = 10.0  # below the transaction's own timeout
 TOPIC_CHECK_S = 30.0
 TOPIC_DOUBT_S = 5.0
+TWICE_S = 10.0
 WARN_S = 10.0
 _PRODUCER = {
     "transaction.timeout.ms": 15_000,
@@ -61,11 +62,19 @@ class KafkaMember:
         self._unstarted: set[int] = set()
         """Partitions whose assignment failed in the listener; they wait, paused."""
         self._warned_at = float("-inf")
+        self._lost_at = float("-inf")
+        self._evicted = False
+        """The broker holds another member under our name: the consumer is dead, `renew` makes a new one."""
         self.renew()
-        strategy = {"group.id": group, "group.instance.id": self._name}
-        strategy |= {"partition.assignment.strategy": "cooperative-sticky"}
-        self._consumer: Consumer = kafka_client.consumer(self._properties, strategy)
-        self._consumer.subscribe([topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        self._group = group
+        self._consumer = self._subscribed()
+
+    def _subscribed(self) -> Consumer:
+        ours = {"group.id": self._group, "group.instance.id": self._name}
+        ours |= {"partition.assignment.strategy": "cooperative-sticky"}
+        consumer = kafka_client.consumer(self._properties, ours)
+        consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        return consumer
 
     # --- reading
 
@@ -230,6 +239,7 @@ class KafkaMember:
         self._forget(partitions)
 
     def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._lost_at = time.monotonic()
         numbers = self._owned(partitions)
         self._forget(partitions)
         self._tell(self._listener.lost, numbers)
@@ -308,6 +318,8 @@ class KafkaMember:
     def renew(self) -> None:
         """See `Member.renew`. `Fenced` where another process renews at the same time."""
         self._check()
+        if self._evicted:
+            self._join_again()
         self._producer = None
         producer = kafka_client.producer({**_PRODUCER, **self._properties}, {"transactional.id": self._name})
         try:
@@ -315,6 +327,18 @@ class KafkaMember:
         except KafkaException as error:
             raise translated(cause(error), f"beginning transactions as {self._name}") from error
         self._producer = producer
+
+    def _join_again(self) -> None:
+        """A new consumer; what the old one had is lost."""
+        self._consumer.close()
+        if numbers := sorted(self._starts):
+            self._starts.clear()
+            self._listener.lost(numbers)
+        self._seeks.clear()
+        self._unstarted.clear()
+        self._lost_at = float("-inf")
+        self._consumer = self._subscribed()
+        self._evicted = False
 
     # --- the end
 
@@ -363,7 +387,14 @@ class KafkaMember:
             raise self._fatal
 
     def _kept(self, error: ProjectorError) -> ProjectorError:
-        """Raise a fatal error again from every later call."""
+        """Raise a fatal error again from every later call.
+
+        A client that lost its session may join twice, and the broker takes it for two processes: it joins again, once.
+        """
+        if isinstance(error, SlotTaken) and not self._leaving and time.monotonic() - self._lost_at < TWICE_S:
+            self._lost_at = float("-inf")
+            self._evicted = True
+            return Fenced(f"{self._name} lost its session, and its slot: it joins again")
         if isinstance(error, Fatal):
             self._fatal = self._fatal or error
         return error

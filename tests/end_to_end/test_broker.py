@@ -43,13 +43,27 @@ def test_broker_killed(make_pipeline: Callable[..., Pipeline], broker: Broker) -
     _disturb(make_pipeline(broker.bootstrap).prepare(), fault)
 
 
-def test_broker_frozen(make_pipeline: Callable[..., Pipeline], broker: Broker) -> None:
-    """Frozen for 10 s: connections stay, no answers come, the open transaction runs out."""
-
+def _freeze(broker: Broker) -> Callable[[], None]:
     def fault() -> None:
         broker.pause()
         time.sleep(10)
         broker.resume()
 
+    return fault
+
+
+@pytest.mark.long
+def test_broker_frozen(make_pipeline: Callable[..., Pipeline], broker: Broker) -> None:
+    """Frozen for 10 s: connections stay, no answers come, the open transaction runs out."""
     pipeline = make_pipeline(broker.bootstrap, settings={"kafka.transaction.timeout.ms": 4_000})
-    _disturb(pipeline.prepare(), fault)
+    _disturb(pipeline.prepare(), _freeze(broker))
+
+
+def test_broker_frozen_past_the_session(make_pipeline: Callable[..., Pipeline], broker: Broker) -> None:
+    """Frozen for longer than sessions last: the worker joins again, and is not taken for another one."""
+    short = {
+        "kafka.session.timeout.ms": 6_000,
+        "kafka.transaction.timeout.ms": 4_000,
+        "kafka.heartbeat.interval.ms": 1_000,
+    }
+    _disturb(make_pipeline(broker.bootstrap, settings=short).prepare(), _freeze(broker))
