@@ -137,7 +137,9 @@ def _foreign(store: MemoryStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "reason"), [(_no_row, "unknown-campaign"), (_foreign, "campaign-not-adopted")], ids=lambda each: str(each)
+    ("make", "reason"),
+    [(_no_row, "unknown-campaign"), (_foreign, "campaign-not-adopted")],
+    ids=["unknown-campaign", "campaign-not-adopted"],
 )
 def test_what_has_no_ledger_is_parked(make: Callable[[MemoryStore], None], reason: str) -> None:
     """Every position of it, and the neighbours count."""
