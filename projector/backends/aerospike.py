@@ -13,7 +13,17 @@ from aerospike_helpers import expressions as exp  # type: ignore[import-untyped]
 from aerospike_helpers.batch.records import BatchRecords  # type: ignore[import-untyped]  # no stubs
 
 from projector.backends.aerospike_errors import INDEX_FOUND, PARAMETER, translated
-from projector.backends.aerospike_operate import answer, held_bins, read_record, row, scan_operations, write_record
+from projector.backends.aerospike_operate import (
+    answer,
+    bins_alone,
+    bins_row,
+    held_bins,
+    read_record,
+    row,
+    row_key,
+    scan_operations,
+    write_record,
+)
 from projector.backends.aerospike_properties import CONFIG_VARIABLE
 from projector.errors import Misconfigured, Retryable
 from projector.store import Answer, Limits, Outcome, Read, Row, StoreState, Write
@@ -84,11 +94,25 @@ class AerospikeStore:
 
     def read(self, reads: Sequence[Read]) -> list[Row | None]:
         """Read each from its master; one call carries up to 1,000 rows and takes 5 s at most."""
+        if bins := bins_alone(reads):
+            return self._read_bins(bins, reads)
         records = [read_record(self._namespace, read) for read in reads]
         for start in range(0, len(reads), ROWS_PER_CALL):
             part = BatchRecords(records[start : start + ROWS_PER_CALL])
             _ask(lambda part=part: self._client.batch_write(part, READ_POLICY))  # type: ignore[misc]  # bound early
         return [row(read, record) for read, record in zip(reads, records, strict=True)]
+
+    def _read_bins(self, bins: list[str], reads: Sequence[Read]) -> list[Row | None]:
+        """The same bins of every row: the client's own call for that takes half the time of one that operates."""
+        keys = [row_key(self._namespace, read.row) for read in reads]
+        rows: list[Row | None] = []
+        for start in range(0, len(keys), ROWS_PER_CALL):
+            part = keys[start : start + ROWS_PER_CALL]
+            found = _ask(lambda part=part: self._client.batch_read(part, bins, READ_POLICY))  # type: ignore[misc]  # bound early
+            if len(found.batch_records) != len(part):
+                raise Retryable("Aerospike: no node answers")
+            rows += [bins_row(bins, record) for record in found.batch_records]
+        return rows
 
     def scan(self, set_name: str, bins: Sequence[str], page_rows: int = 500) -> Iterator[list[Row]]:
         """All rows of a set in the order of their digests, partition by partition."""

@@ -40,6 +40,7 @@ from projector.store import (
     PutNew,
     Read,
     Row,
+    RowKey,
     Write,
     counted,
 )
@@ -76,7 +77,7 @@ BIN_TYPES = (exp.IntBin, exp.StrBin, exp.BlobBin, exp.ListBin, exp.MapBin)
 
 def write_record(namespace: str, write: Write) -> batch.Write:
     """What to send for `write`. Raises `ValueError` or `TypeError` for what the store cannot hold."""
-    check(write.row.key)
+    key = row_key(namespace, write.row)
     sent: list[Sent] = []
     if _deletes(write):
         sent += PROVE, DELETE
@@ -91,7 +92,7 @@ def write_record(namespace: str, write: Write) -> batch.Write:
     if len(sent) > OPERATIONS_MAX:
         raise ValueError(f"{len(sent)} operations on one row; {OPERATIONS_MAX} at most")
     conditions = tuple((type(condition), *condition) for condition in write.conditions)
-    return batch.Write((namespace, *write.row), sent, policy=_policy(write.presence, conditions))
+    return batch.Write(key, sent, policy=_policy(write.presence, conditions))
 
 
 def answer(write: Write, record: batch.BatchRecord) -> Answer:
@@ -112,7 +113,7 @@ def answer(write: Write, record: batch.BatchRecord) -> Answer:
 
 def read_record(namespace: str, read: Read) -> batch.Read:
     """What to send for `read`. Raises `ValueError` or `TypeError` for a key that the store cannot hold."""
-    check(read.row.key)
+    key = row_key(namespace, read.row)
     sent: list[Sent] = [{"op": aerospike.OPERATOR_READ, "bin": name} for name in read.bins]
     for name, keys in read.entries.items():
         _check_all(keys)
@@ -131,18 +132,32 @@ def read_record(namespace: str, read: Read) -> batch.Read:
         sent.append(_unchanged_for(read.unchanged_ms))
     if read.measure:
         sent.append(MEASURE)
-    return batch.Read((namespace, *read.row), sent or [PROVE])
+    return batch.Read(key, sent or [PROVE])
+
+
+def row_key(namespace: str, key: RowKey) -> tuple[str, str, int | str]:
+    """The key as the client takes it. Raises `ValueError` or `TypeError` for one that the store cannot hold."""
+    check(key.key)
+    return (namespace, *key)
+
+
+def bins_alone(reads: Sequence[Read]) -> list[str]:
+    """The bins, if every read asks for these and nothing else; else none."""
+    bins = reads[0].bins if reads else ()
+    return list(bins) if all(read[1:] == (bins, {}, (), 0, False) for read in reads) else []
+
+
+def bins_row(bins: Sequence[str], record: batch.BatchRecord) -> Row | None:
+    """What was read of `bins`. Raises the translated error if it could not be read."""
+    found = _found(record)
+    return None if found is None else Row(held_bins(bins, found))
 
 
 def row(read: Read, record: batch.BatchRecord) -> Row | None:
     """What was read. Raises the translated error if it could not be read."""
-    if record.result == RECORD_NOT_FOUND:
+    found = _found(record)
+    if found is None:
         return None
-    if record.result != DONE:
-        raise translated(record.result, _said(record))
-    if record.record is None or record.record[1]["gen"] == 0:
-        raise Retryable(f"Aerospike: {_name(record)} answered without the row")
-    found = record.record[2]
     bins = held_bins(read.bins, found)
     bins.update({counted(name): found[counted(name)] for name in read.counts})
     if read.measure:
@@ -152,6 +167,17 @@ def row(read: Read, record: batch.BatchRecord) -> Row | None:
         held = found.get(name) or {}
         entries[name] = {key: held[key] for key in keys if key in held} if name in read.bins else held
     return Row(bins, entries, unchanged=not read.unchanged_ms or found.get(UNCHANGED) is True)
+
+
+def _found(record: batch.BatchRecord) -> dict[str, Any] | None:
+    if record.result == RECORD_NOT_FOUND:
+        return None
+    if record.result != DONE:
+        raise translated(record.result, _said(record))
+    if record.record is None or record.record[1]["gen"] == 0:
+        raise Retryable(f"Aerospike: {_name(record)} answered without the row")
+    held: dict[str, Any] = record.record[2]
+    return held
 
 
 def held_bins(names: Iterable[str], found: Mapping[str, Any]) -> dict[str, Any]:
