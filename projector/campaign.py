@@ -1,6 +1,6 @@
 """Resolve: the campaign that a tag belongs to."""
 
-from collections.abc import Iterable
+from collections.abc import Set
 
 from projector.patience import Patience
 from projector.store import Read, RowKey, Store
@@ -24,11 +24,11 @@ class Tags:
         """Drop the cache: the store may have forgotten what it said."""
         self._known.clear()
 
-    def resolve(self, tags: Iterable[str]) -> dict[str, int]:
+    def resolve(self, tags: Set[str]) -> dict[str, int]:
         """The campaigns of those tags that are known (perhaps with others). Raises `Retryable`."""
-        missing = [tag for tag in set(tags) if tag not in self._known]
+        missing = [tag for tag in tags if tag not in self._known]
         if len(self._known) + len(missing) > TAGS_MAX:
-            missing = list(set(tags))
+            missing = list(tags)
             self._known.clear()
         for begin in range(0, len(missing), READ_MAX):
             self._load(missing[begin : begin + READ_MAX])

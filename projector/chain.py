@@ -25,6 +25,7 @@ from projector.store import ROW_BYTES, Outcome, Presence, Read, Row, RowKey, Sto
 PAGES_PER_CALL = 2_048
 CHAIN_MEMORY, PAGE_MEMORY, ID_MEMORY = 1_000, 40, 100
 """Bytes in memory of a chain, of the seal of a page, of a suspect, roughly."""
+BINS_WITHOUT_IDS = tuple(name for name in PAGE_BINS if name != "ids")
 ROW_BINS = ("seal", "prev", "head", "stats", "sealed")
 STALLS_MAX = 50
 
@@ -49,7 +50,7 @@ class Chain:
     digest: bytes = ROOT
     """Of the newest page that is known to be in the archive."""
     written: Mapping[str, Any] = field(default_factory=dict)
-    """What was written as the page `seal`, until it has been read back."""
+    """What a read of the page `seal` must show, without its ids, until it has."""
     written_at: float = 0.0
     seen: int = 0
     """Ids in `seen`, as last read back."""
@@ -327,7 +328,8 @@ class Chains:
         for campaign, page in pages.items():
             chain = self._chains[campaign]
             chain.stage, chain.digest = Stage.WRITTEN, page["digest"]
-            chain.written, chain.written_at = page, self._clock()
+            chain.written = {**{name: page[name] for name in BINS_WITHOUT_IDS}, counted("ids"): len(page["ids"])}
+            chain.written_at = self._clock()
 
     def settle(self, campaigns: Iterable[int]) -> None:
         """Read back the written pages whose wait is over: only the store's own clock says that one has settled."""
@@ -339,9 +341,13 @@ class Chains:
         ripe = [(campaign, chain) for campaign, chain in waiting if self._settling.over(chain.written_at)]
         if not ripe or not self._settling.drained_after(max(chain.written_at for _, chain in ripe)):
             return
+        # Without the ids: a page is written whole or not at all, and its digest is that of the ids that it was made of.
         reads = [
             Read(
-                page_key(self._generation.pages, campaign, chain.seal), PAGE_BINS, unchanged_ms=self._settling.settle_ms
+                page_key(self._generation.pages, campaign, chain.seal),
+                BINS_WITHOUT_IDS,
+                counts=("ids",),
+                unchanged_ms=self._settling.settle_ms,
             )
             for campaign, chain in ripe
         ]

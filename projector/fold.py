@@ -27,12 +27,12 @@ def fold(events: Iterable[tuple[Record, Event, int]]) -> dict[int, Change]:
     """
     changes: dict[int, Change] = {}
     for record, event, campaign in events:
-        sighting = [event.code, max(record.timestamp_ms, 0) // 1000, record.partition, record.offset]
+        event_id, code, _ = event
+        partition, offset, timestamp_ms, *_ = record
+        sighting = [code, timestamp_ms // 1000 if timestamp_ms > 0 else 0, partition, offset]
         change = changes.get(campaign)
         if change is None:
             change = changes[campaign] = Change()
-        if event.id in change.ids:
-            change.again.append((event.id, sighting))
-        else:
-            change.ids[event.id] = sighting
+        if change.ids.setdefault(event_id, sighting) is not sighting:
+            change.again.append((event_id, sighting))
     return changes

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from projector import quarantine
@@ -71,7 +73,7 @@ class Judge:
 
         Raises `Retryable` if the store does not answer (parts may be applied), `RowTooBig`, `Refused`.
         """
-        consumed = Counter(record.partition for record in records)
+        consumed = Counter(map(attrgetter("partition"), records))
         counts: dict[str, Counter[int]] = {name: Counter() for name in ("counted", "duplicate", "parked", "rejected")}
         quarantined: list[Message] = []
 
@@ -88,32 +90,26 @@ class Judge:
                 )
             )
 
-        events: list[tuple[Record, Event]] = []
-        decode = self._decode
-        for record in records:
-            event = decode(record.value)
-            if isinstance(event, Unfit):
-                counts[event.verdict][record.partition] += 1
-                set_aside(record, event.verdict, event.reason, event.detail)
-            else:
-                events.append((record, event))
-
-        campaigns = self._tags.resolve([event.tag for _, event in events])
+        events = [self._decode(record.value) for record in records]
+        campaigns = self._tags.resolve({event.tag for event in events if isinstance(event, Event)})
         known: list[tuple[Record, Event, int]] = []
-        for record, event in events:
-            campaign = campaigns.get(event.tag)
-            if campaign is None:
-                counts["parked"][record.partition] += 1
-                set_aside(record, "parked", "unknown-tag", f"tag {event.tag}")
+        for record, event in zip(records, events, strict=True):
+            if isinstance(event, Event):
+                campaign = campaigns.get(event.tag)
+                if campaign is not None:
+                    known.append((record, event, campaign))
+                    continue
+                unfit = Unfit("parked", "unknown-tag", f"tag {event.tag}")
             else:
-                known.append((record, event, campaign))
+                unfit = event
+            counts[unfit.verdict][record.partition] += 1
+            set_aside(record, unfit.verdict, unfit.reason, unfit.detail)
 
         judgements = self._ledger.apply(fold(known))
         by_position: dict[tuple[int, int], Record] = {}
         if any(judgement.parked or judgement.duplicates for judgement in judgements.values()):
             by_position = {(record.partition, record.offset): record for record, _, _ in known}
         for campaign, judgement in judgements.items():
-            counts["counted"].update([sighting[2] for sighting in judgement.counted])
             counts["duplicate"].update([sighting[2] for sighting, _ in judgement.duplicates])
             counts["parked"].update([sighting[2] for sighting in judgement.parked])
             for code, _, partition, offset in judgement.parked:
@@ -124,6 +120,8 @@ class Judge:
                     detail = f"a {KINDS[code]}; counted as a {KINDS[held[0]]} at {held[2]}/{held[3]}"
                     set_aside(by_position[partition, offset], "duplicate", "conflict", detail)
 
+        counted = chain.from_iterable(judgement.counted for judgement in judgements.values())
+        counts["counted"].update(map(itemgetter(2), counted))
         totals = {
             partition: Totals(count, **{verdict: found[partition] for verdict, found in counts.items()})
             for partition, count in consumed.items()

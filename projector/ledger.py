@@ -219,7 +219,9 @@ class Ledger:
         sealing: list[tuple[int, Write, int]] = []
         for campaign in campaigns:
             chain, item = self._chains[campaign], work[campaign]
-            ids = tried[campaign] = dict(islice(item.left.items(), self._room(chain, item)))
+            room = self._room(chain, item)
+            ids = item.left if room >= len(item.left) else dict(islice(item.left.items(), room))
+            tried[campaign] = ids
             operations = _operations(ids)
             conditions: list[Condition] = [BinEqual("seal", chain.seal)]
             if chain.stage in (Stage.ARCHIVED, Stage.SETTLED) and self._page_full(chain, ids):
@@ -246,7 +248,7 @@ class Ledger:
 
     def _room(self, chain: Chain, item: _Work) -> int:
         """How many ids the next write may take, so that the row stays within its bound."""
-        longest = max((len(event_id) for event_id in islice(item.left, self._write_ids_max)), default=0)
+        longest = max(map(len, islice(item.left, self._write_ids_max)), default=0)
         room = (self._row_bytes_max // 2 - chain.seen_bytes) // (ID_BYTES + longest)
         return max(1, min(self._write_ids_max, room))
 
@@ -256,12 +258,17 @@ class Ledger:
     def _take(self, campaign: int, item: _Work, ids: dict[EventId, Sighting], answer: Answer) -> None:
         """What one answer means."""
         chain = self._chains[campaign]
+        if ids is item.left and answer.outcome is not Outcome.APPLIED:
+            item.left = dict(ids)  # what was sent stays as it was: it may land late
         match answer.outcome:
             case Outcome.APPLIED:
                 item.judgement.counted += ids.values()
                 item.judgement.stats, item.judgement.rev = answer.bins["stats"], answer.bins["rev"]
-                for event_id in ids:
-                    del item.left[event_id]
+                if ids is item.left:
+                    item.left = {}
+                else:
+                    for event_id in ids:
+                        del item.left[event_id]
                 chain.seen, chain.row_bytes = answer.bins[counted("seen")], answer.bins[ROW_BYTES]
                 chain.recent.update(ids)
             case Outcome.EXISTS:
@@ -293,12 +300,11 @@ class Ledger:
 
 def _operations(ids: dict[EventId, Sighting]) -> list[Operation]:
     """Record the ids create-only and add what they add: all or nothing."""
-    added = [0] * len(KPIS)
-    for sighting in ids.values():
-        added[sighting[0]] += 1
+    codes = [sighting[0] for sighting in ids.values()]
+    added = [(kpi, codes.count(code)) for code, kpi in enumerate(KPIS)]
     return [
         PutNew("seen", ids),
-        *(AddEntry("stats", kpi, amount) for kpi, amount in zip(KPIS, added, strict=True) if amount),
+        *(AddEntry("stats", kpi, amount) for kpi, amount in added if amount),
         Add("rev", 1),
         Fetch("stats"),
         Fetch("rev"),

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 
 from projector import kpi
 from projector.balance import Totals, total
@@ -216,18 +217,18 @@ class Projector(Listener):
 
     def _project(self, records: Sequence[Record]) -> Batch:
         """Decode, resolve, fold and apply; positions and totals as they stand after it."""
-        consumed = Counter(record.partition for record in records)
+        consumed = Counter(map(attrgetter("partition"), records))
         self._take_incarnation()
         verdicts = self._judge.judge(records)
         answered_at = self._clock.monotonic()
         positions: dict[int, tuple[int, Totals | None]] = {}
-        ends = {record.partition: record.offset + 1 for record in records}
+        last = dict(map(attrgetter("partition", "offset"), records))
         for partition, count in consumed.items():
             added = verdicts.totals[partition]
             if not count == added.consumed == added.judged:
                 raise Fatal(f"partition {partition}: {count} records, {added.judged} verdicts: nothing committed")
             totals = self._positions[partition][1]
-            positions[partition] = (ends[partition], totals.plus(added) if totals else None)
+            positions[partition] = (last[partition] + 1, totals.plus(added) if totals else None)
         self._positions.update(positions)
         return Batch(positions, answered_at, verdicts.values, verdicts.quarantined, total(verdicts.totals.values()))
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as KafkaMessage
@@ -18,6 +19,7 @@ TOPIC_CHECK_S = 30.0
 TOPIC_DOUBT_S = 5.0
 TWICE_S = 10.0
 WARN_S = 10.0
+_record: Callable[[tuple[object, ...]], Record] = partial(tuple.__new__, Record)  # a third faster than Record()
 _PRODUCER = {
     "transaction.timeout.ms": 15_000,
     "retry.backoff.ms": 5,  # with the default, 100, each of two transactions in a row would wait so long
@@ -87,8 +89,7 @@ class KafkaMember:
         errors = [m for m in messages if m.error() is not None]
         if errors:
             messages = [m for m in messages if m.error() is None]
-        make = Record._make
-        records = [make((m.partition(), m.offset(), m.timestamp()[1], m.value(), None, ())) for m in messages]
+        records = [_record((m.partition(), m.offset(), m.timestamp()[1], m.value(), None, ())) for m in messages]
         if self._gone or self._seeks:
             records = self._still_valid(records)
         try:

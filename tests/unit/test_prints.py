@@ -43,8 +43,8 @@ def test_unknown_ids_are_rarely_candidates() -> None:
     rng = random.Random(5)
     index = Index()
     for number in range(100):
-        index.add([(number, packed(prints(rng.randbytes(16) for _ in range(1_000))))])
-    assert len(index.candidates(prints(rng.randbytes(16) for _ in range(10_000)))) < 10
+        index.add([(number, packed(prints([rng.randbytes(16) for _ in range(1_000)])))])
+    assert len(index.candidates(prints([rng.randbytes(16) for _ in range(10_000)]))) < 10
 
 
 def test_the_index_takes_8_bytes_an_id_and_no_run_grows_beyond_its_bound() -> None:
