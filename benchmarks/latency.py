@@ -26,7 +26,7 @@ from projector.reference import tag_id
 
 CAMPAIGNS = 100
 SLICE_S = 0.002
-WARM_UP_S = 3.0
+WARM_UP_S = 3.0  # from the first total on: before it, events pile up while the worker joins
 
 
 def event(number: int, code: int, campaign: int) -> bytes:
@@ -47,9 +47,10 @@ def measure(target: System, rate: int, seconds: float) -> list[float]:
     taken: dict[tuple[int, str], int] = defaultdict(int)
     latencies: list[float] = []
     done = threading.Event()
-    began = time.monotonic()
+    warm_at = float("inf")
 
     def read() -> None:
+        nonlocal warm_at
         consumer = Consumer(
             {
                 **config.kafka,
@@ -67,12 +68,13 @@ def measure(target: System, rate: int, seconds: float) -> list[float]:
             if message is None or message.error():
                 continue
             now = time.monotonic()
+            warm_at = min(warm_at, now + WARM_UP_S)
             total = json.loads(message.value() or b"{}")
             key = (total["campaignId"], total["kpi"])
             while taken[key] < total["value"] and sent[key]:
                 at = sent[key].popleft()
                 taken[key] += 1
-                if at - began > WARM_UP_S:
+                if at > warm_at:
                     latencies.append((now - at) * 1000)
 
     reader = threading.Thread(target=read, daemon=True)
@@ -81,12 +83,12 @@ def measure(target: System, rate: int, seconds: float) -> list[float]:
     worker = subprocess.Popen(target.command("run", "--slot", "bench-0"), stderr=subprocess.DEVNULL)
     try:
         number = 0
-        begin = began = time.monotonic()
+        begin = time.monotonic()
         while (now := time.monotonic()) - begin < seconds:
             for _ in range(int((now - begin) * rate) - number):
                 campaign, code = number % CAMPAIGNS + 1, number // CAMPAIGNS % len(KPIS)
                 sent[campaign, KPIS[code]].append(time.monotonic())
-                producer.produce(config.input_topic, event(number, code, campaign), partition=number % 12)
+                producer.produce(config.input_topic, event(number, code, campaign))
                 number += 1
             producer.poll(0)
             time.sleep(SLICE_S)

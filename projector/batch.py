@@ -28,16 +28,21 @@ class Batch:
     @property
     def bytes(self) -> int:
         """Memory it holds, roughly."""
-        return sum(len(message.value or b"") + VALUE_BYTES for message in self.quarantined) + VALUE_BYTES * len(
-            self.values
-        )
+        quarantined = sum(len(message.value or b"") + VALUE_BYTES for message in self.quarantined)
+        return VALUE_BYTES * (1 + len(self.values)) + quarantined
 
 
 class Queue:
-    """Applied batches, oldest first; bounded, so that a store that settles slowly stops the polling."""
+    """Applied batches, oldest first; bounded, so that a store that settles slowly stops the polling.
 
-    def __init__(self) -> None:
+    It takes as many records as `BATCHES_MAX` full batches have, in as many batches as they come in: at a low rate many
+    small ones settle at a time.
+    """
+
+    def __init__(self, batch_records: int) -> None:
+        self._batch_records = batch_records
         self._batches: deque[Batch] = deque()
+        self._records = 0
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -49,19 +54,23 @@ class Queue:
     @property
     def full(self) -> bool:
         """No further batch may be applied."""
-        return len(self._batches) >= BATCHES_MAX or self._bytes >= BYTES_MAX
+        return self._records >= BATCHES_MAX * self._batch_records or self._bytes >= BYTES_MAX
 
     def append(self, batch: Batch) -> None:
         """Put a batch at the end."""
         self._batches.append(batch)
+        self._records += batch.verdicts.consumed
         self._bytes += batch.bytes
 
     def remove(self, count: int) -> None:
         """Take the oldest `count` away: they are committed."""
         for _ in range(count):
-            self._bytes -= self._batches.popleft().bytes
+            batch = self._batches.popleft()
+            self._records -= batch.verdicts.consumed
+            self._bytes -= batch.bytes
 
     def clear(self) -> None:
         """Drop all: none of them is committed."""
         self._batches.clear()
+        self._records = 0
         self._bytes = 0

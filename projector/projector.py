@@ -82,7 +82,7 @@ class Projector(Listener):
         self._copies = Copies(store, generation, self._patience)
         self._copied_at = float("-inf")
         self._to_copy: dict[int, Offset] = {}
-        self._queue = Queue()
+        self._queue = Queue(config.batch_records)
         self._positions: dict[int, tuple[int, Totals | None]] = {}
         """Per owned partition the next offset and the totals, as after the last batch of the queue."""
         self._stale = False
