@@ -26,7 +26,7 @@ from projector.reference import tag_id
 
 CAMPAIGNS = 100
 SLICE_S = 0.002
-WARM_UP_S = 3.0  # from the first total on: before it, events pile up while the worker joins
+WARM_UP_S = 10.0  # from the first total on: before it events pile up, and the broker is still compiling itself
 
 
 def event(number: int, code: int, campaign: int) -> bytes:
