@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from projector.clock import Clock
 from projector.config import Config
-from projector.errors import Refused, Retryable, Superseded
+from projector.errors import Refused, Superseded
 from projector.generation import Generation
 from projector.log import Log
 from projector.pointer import Closing, Entry, Pointer, PointerRow
@@ -91,23 +91,11 @@ class Cutover:
             pointer = self._row.settled()
             if pointer.live == self._target.number:
                 return Switch(Ending.ALREADY, pointer, {}, ())
-            with contextlib.suppress(Superseded):
-                return self._attempt(pointer, accept_differences)
+            with contextlib.suppress(Superseded), self._row.closed(pointer, self._lease_s) as own:
+                return self._switch(own, accept_differences)
             self._heartbeat()
             self._clock.sleep(POLL_S)
         raise Refused("the pointer row is changed again and again by somebody else: see its history, then try again")
-
-    def _attempt(self, seen: Pointer, accept_differences: bool) -> Switch:
-        own: Closing | None = None
-        try:
-            own = self._row.close(seen, self._lease_s)
-            return self._switch(own, accept_differences)
-        finally:
-            if own is not None:
-                # It stands only if nothing came of it: then the old generation goes on at once, not after the lease.
-                with contextlib.suppress(Superseded, Retryable):
-                    if self._row.holds(own):
-                        self._row.reopen(own)
 
     def _switch(self, own: Closing, accept_differences: bool) -> Switch:
         old, target = own.pointer.generation(self._config), self._target
@@ -117,10 +105,8 @@ class Cutover:
         differences = self._compare(old, target, final)
         if differences and not accept_differences:
             return Switch(Ending.DIFFERENT, self._row.reopen(own), final, differences)
-        after = own.pointer.epoch + 1
-        entry = Entry(
-            self._what, self._who, self._row.now_ms(), old.number, self._target.number, after, self._why, final
-        )
+        now_ms, epoch = self._row.now_ms(), own.pointer.epoch + 1
+        entry = Entry(self._what, self._who, now_ms, old.number, target.number, epoch, self._why, final)
         return Switch(Ending.SWITCHED, self._row.flip(own, entry), final, differences)
 
     def _caught_up(self, final: Mapping[int, int]) -> bool:

@@ -8,9 +8,10 @@ A nonce is random and new at every change, so that no change is ever taken for a
 forgotten some. A change counts once it is read back settled; no acknowledgement does (design section 8).
 """
 
+import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -170,6 +171,18 @@ class PointerRow:
         lease = self.now_ms() + round(lease_s * 1000)
         changed = replace(seen, state=CLOSING, lease=lease, epoch=seen.epoch if epoch is None else epoch)
         return Closing(self._changed(seen, changed))
+
+    @contextlib.contextmanager
+    def closed(self, seen: Pointer, lease_s: float, epoch: int | None = None) -> Iterator[Closing]:
+        """`close` for the time of a `with` block, at whose end the same generation is open again, unless it flipped."""
+        own = self.close(seen, lease_s, epoch)
+        try:
+            yield own
+        finally:
+            # Left in place after a failure here, it would be taken back by a worker once its lease is over.
+            with contextlib.suppress(Superseded, Retryable):
+                if self._read().nonce == own.pointer.nonce:
+                    self.reopen(own)
 
     def flip(self, own: Closing, entry: Entry) -> Pointer:
         """Make `entry.after` live under the epoch + 1, from one's own `closing` only; returns once that has settled.

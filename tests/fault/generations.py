@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+from projector import following
 from projector.balance import parse_totals
 from projector.config import Config
 from projector.cutover import Cutover, Ending
@@ -239,6 +240,7 @@ class World:
         with ExitStack() as patches:
             patches.enter_context(patch("random.SystemRandom", lambda: self.choose))
             patches.enter_context(patch("random.uniform", self.choose.uniform))
+            patches.enter_context(patch.object(following, "LOOK_S", self.choose.choice((0.25, 1.0, 8.0))))
             try:
                 self._append()
                 for _ in range(steps):
@@ -259,9 +261,10 @@ class World:
     def _step(self) -> None:
         self._tend()
         unrest = 0.0 if self.quiet else self._unrest
+        acts: tuple[Callable[[], None], ...]
         acts = (self._act, self._append, self._pass, self._kill, self._expel, self._crash_store, self._stall)
-        acts += (self._land, self._decide, self._mute, self._ask_to_stop)
-        weights = [300.0, 2, 6, unrest, unrest, unrest, unrest, 4, 2, 1, unrest / 2]
+        acts += (self._land, self._decide, self._mute, self._ask_to_stop, self._freeze, self._forget_the_pointer)
+        weights = [300.0, 2, 6, unrest, unrest, unrest, unrest, 4, 2, 1, unrest / 2, unrest, 2 * unrest]
         self.choose.choices(acts, weights if not self.quiet else [1.0] + [0.0] * (len(acts) - 1))[0]()
 
     def _tend(self) -> None:
@@ -415,6 +418,8 @@ class World:
             self.wanted = target
 
     def _compare(self, actor: Actor, old: Generation, new: Generation, final: Mapping[int, int]) -> list[str]:
+        if not self.quiet and self.choose.random() < 0.2:
+            actor.sleep(2 * LEASE_S)
         actor.wait()
         first, second = (
             {
@@ -474,6 +479,16 @@ class World:
         self.say("the store crashes")
         self.store.crash(self.choose)
 
+    def _forget_the_pointer(self) -> None:
+        """The store crashes while it may still take the pointer's last change back."""
+        if len(self.store._rows[POINTER]) > 1:
+            self._crash_store()
+
+    def _freeze(self) -> None:
+        """Somebody notices nothing for a while, whatever call it is about to make."""
+        if actor := self._someone():
+            actor.wake = self.now + self.choose.choice((0.5, 2.0, 10.0))
+
     def _stall(self) -> None:
         self.store.stall(self.choose.random() < 0.5)
 
@@ -527,6 +542,7 @@ class World:
     def _come_to_rest(self) -> None:
         self.say("no more faults")
         self.quiet = True
+        following.LOOK_S = 0.25  # patched for this run
         self._records_left = 4
         self._append()
         self.store.stall(False)

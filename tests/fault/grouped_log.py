@@ -56,10 +56,9 @@ class GroupedLog:
             raise Retryable("offsets hang in a transaction")
         return dict(held.offsets)
 
-    def set_checkpoint(self, group: str, topic: str, offsets: Mapping[int, Offset]) -> None:  # noqa: ARG002
-        """Only of a group without members."""
-        assert not self.group(group).seats
-        self.group(group).offsets.update(offsets)
+    def set_checkpoint(self, group: str, topic: str, offsets: Mapping[int, Offset]) -> None:
+        """As the port's."""
+        self.group(group).set_checkpoint(group, topic, offsets)
 
     def members(self, group: str) -> list[str]:
         """As the port's."""
