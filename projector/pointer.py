@@ -221,19 +221,20 @@ class PointerRow:
         """Write until it is read back settled; what is sent again, or lands late, is the identical write."""
         changed = replace(changed, nonce=_new_nonce(), settled=False)
         deadline = self._clock.monotonic() + self._settle_ms / 1000 + WAIT_S
-        while True:
+        while self._clock.monotonic() <= deadline:
             self._store.write([_write(seen, changed)])
             pointer = self.read()
-            while pointer.nonce == changed.nonce:
+            while pointer.nonce == changed.nonce and self._clock.monotonic() <= deadline:
                 if pointer.settled:
                     return pointer
                 self._clock.sleep(_POLL_S)
                 pointer = self.read()
-            if pointer.nonce != seen.nonce:
+            if pointer.nonce not in (seen.nonce, changed.nonce):
                 raise Superseded("another change of the pointer row came first")
-            if self._clock.monotonic() > deadline:
-                raise Retryable("the pointer row does not take a change")
             self._clock.sleep(_POLL_S)
+        raise Retryable(
+            "a change of the pointer row does not settle: the device is stuck, or the store keeps restarting"
+        )
 
 
 def create_pointer(store: Store, topic_id: str) -> bool:
