@@ -29,9 +29,10 @@ from projector.config import Config, load
 from projector.errors import Fatal, ProjectorError, Refused, Retryable
 from projector.event import KPIS
 from projector.feed import Feed
-from projector.generation import POINTER, Generation
+from projector.generation import Generation
 from projector.log import Log
 from projector.patience import patiently
+from projector.pointer import POINTER
 from projector.reading import campaigns
 from projector.store import Read, RowKey, Store
 

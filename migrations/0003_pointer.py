@@ -2,8 +2,8 @@
 
 from projector.config import Config
 from projector.errors import Misconfigured
-from projector.generation import create_pointer
 from projector.log import Log
+from projector.pointer import create_pointer
 from projector.store import Store
 
 

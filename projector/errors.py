@@ -4,6 +4,7 @@
     ├── Retryable            make the identical call again; nothing is known to have happened
     │   └── InDoubt          the same, but the call may have taken effect, now or later
     ├── Fenced               drop the queue, renew the producer, go back to the checkpoint
+    ├── Superseded           start again from what the pointer row says now
     └── Fatal                stop; the process ends with `exit_code`
         ├── Misconfigured    2  a setting is wrong, or something that it names is not there
         ├── Refused          3  the state of things forbids it
@@ -32,6 +33,10 @@ class InDoubt(Retryable):
 
 class Fenced(ProjectorError):
     """This worker's transaction is not, or perhaps not, committed; the committed checkpoint decides."""
+
+
+class Superseded(ProjectorError):
+    """Somebody else changed the pointer row first, so nothing may be built on this change."""
 
 
 class Fatal(ProjectorError):

@@ -139,6 +139,10 @@ class Log(Protocol):
         """The committed offsets of a group, without joining it; partitions without one are left out."""
         ...
 
+    def set_checkpoint(self, group: str, topic: str, offsets: Mapping[int, Offset]) -> None:
+        """Commit these offsets for a group without members. Raises `Refused` if it has any, `Retryable`."""
+        ...
+
     def members(self, group: str) -> list[str]:
         """Names of the live members of a group; [] if it is empty or unknown."""
         ...

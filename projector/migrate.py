@@ -17,9 +17,9 @@ from typing import NamedTuple, TypeAlias
 import projector
 from projector.config import Config
 from projector.errors import Misconfigured, Refused
-from projector.generation import read_pointer
 from projector.log import Log
 from projector.patience import patiently, write_patiently
+from projector.pointer import read_pointer
 from projector.settling import settle_seconds
 from projector.store import Presence, Put, Read, RowKey, Store, Write
 

@@ -4,9 +4,10 @@ import logging
 from typing import NamedTuple
 
 from projector.config import Config
-from projector.errors import Misconfigured, OffsetsGone, Refused
-from projector.generation import CLOSING, Generation, settled_pointer
+from projector.errors import Misconfigured, OffsetsGone
+from projector.generation import Generation
 from projector.log import Log
+from projector.pointer import settled_pointer
 from projector.settling import settle_seconds
 from projector.store import Store
 from projector.topics import Weight, check_topics
@@ -37,8 +38,6 @@ def preflight(log: Log, store: Store, config: Config) -> Cleared:
         logger.warning("%s: rows written there by others expire; a campaign or tag that expires is gone", name)
     pointer = settled_pointer(store, round(settle_s * 1000))
     generation = pointer.generation(config)
-    if pointer.state == CLOSING:
-        raise Refused(f"generation {generation.number} is being closed by a cutover: wait until it has ended")
     if not store.has_index(generation.campaigns, "c-date"):
         raise Misconfigured(f"set {generation.campaigns} has no index on c-date: run: projector migrate")
     topic = log.topic(config.input_topic)

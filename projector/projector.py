@@ -25,7 +25,7 @@ from projector.errors import Fatal, Fenced, InDoubt, Retryable
 from projector.generation import Generation
 from projector.judge import Judge
 from projector.last_word import LastWord
-from projector.log import Listener, Log, Member, Offset, Record
+from projector.log import Listener, Log, Member, Message, Offset, Record
 from projector.metrics import Metrics
 from projector.patience import Patience
 from projector.settling import Settling
@@ -44,7 +44,9 @@ class Projector(Listener):
     """One worker of one generation.
 
     `slot` names its transactions and its place in the group. `accept_head` and `restore_checkpoint` answer for an
-    operator what to do where offsets are gone. `beat` is called at least once per call to log or store.
+    operator what to do where offsets are gone. `admitted` is asked after every assignment, before anything is applied
+    or committed: whether this generation, role and epoch are what the pointer row says; if not, the worker leaves.
+    `beat` is called at least once per call to log or store.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Projector(Listener):
         *,
         accept_head: bool = False,
         restore_checkpoint: bool = False,
+        admitted: Callable[[], bool] = lambda: True,
         beat: Callable[[], None] = lambda: None,
         clock: Clock = time,
         patience_s: float = 20.0,
@@ -71,6 +74,7 @@ class Projector(Listener):
         self._slot = slot
         self._accept_head = accept_head
         self._restore_checkpoint = restore_checkpoint
+        self._admitted = admitted
         self._beat = beat
         self._clock = clock
         self._patience = Patience(patience_s, self._note, clock.sleep)
@@ -89,6 +93,9 @@ class Projector(Listener):
         """The positions must be taken from the checkpoint before anything else."""
         self._producer_dead = False
         self._assignment_failed = False
+        self._newly_assigned = False
+        self.dismissed = False
+        """It is not `admitted` any more, and does nothing but leave."""
         self._reported_at = float("-inf")
         self._probed_at = float("-inf")
         self._ends: Mapping[int, int] = {}
@@ -113,7 +120,7 @@ class Projector(Listener):
         if not self._member:
             return
         try:
-            while not stopping() and not (until_end and self.finished(self._ends)):
+            while not (self.dismissed or stopping() or (until_end and self.finished(self._ends))):
                 self.turn()
                 progress()
             self.leave()
@@ -139,9 +146,11 @@ class Projector(Listener):
         try:
             if self._stale:
                 self._return_to_checkpoint()
+            if self._newly_assigned and not self._stays():
+                return
             self._commit_settled()
             records = self._poll()
-            if self._stale:
+            if self._stale or (self._newly_assigned and not self._stays()):
                 return
             if records:
                 self._queue.append(self._project(records))
@@ -153,6 +162,14 @@ class Projector(Listener):
             self._drop_queue(error)
         except Retryable as error:
             self._drop_queue(error)
+
+    def _stays(self) -> bool:
+        """Whether it is admitted after an assignment; if not, nothing of the queue is committed. Raises `Retryable`."""
+        self._newly_assigned = not self._admitted()
+        if self._newly_assigned:
+            self.dismissed = self._stale = True
+            self._queue.clear()
+        return not self.dismissed
 
     def finished(self, ends: Mapping[int, int]) -> bool:
         """Whether the group's checkpoint has reached `ends`, whoever committed it, and this worker owes nothing."""
@@ -244,10 +261,9 @@ class Projector(Listener):
 
     def _commit(self, batches: Sequence[Batch]) -> None:
         values = kpi.latest(batch.values for batch in batches)
-        messages = kpi.messages(self._config.kpi_topic, values, self._epoch)
+        messages = self._messages(values, batches)
         positions: dict[int, tuple[int, Totals | None]] = {}
         for batch in batches:
-            messages += batch.quarantined
             positions.update(batch.positions)
         offsets = {
             partition: Offset(offset, totals.metadata() if totals else "")
@@ -262,6 +278,13 @@ class Projector(Listener):
             self.metrics.add(batch.verdicts)
         self._to_copy.update(offsets)
         self._copy_checkpoint()
+
+    def _messages(self, values: Mapping[int, kpi.Value], batches: Sequence[Batch]) -> list[Message]:
+        """What the transaction of these batches tells others."""
+        messages = kpi.messages(self._config.kpi_topic, values, self._epoch)
+        for batch in batches:
+            messages += batch.quarantined
+        return messages
 
     def _copy_checkpoint(self) -> None:
         if not self._to_copy or self._clock.monotonic() - self._copied_at < COPY_S:
@@ -281,18 +304,23 @@ class Projector(Listener):
         self._take_incarnation()
         values = self._last_word.due(idle)
         if idle:
-            for partition, position in self.member.positions().items():
+            for partition, position in self._reached().items():
                 if partition in self._positions and position > self._positions[partition][0]:
                     self._positions[partition] = (position, self._positions[partition][1])
                     self._queue.append(Batch({partition: self._positions[partition]}, self._clock.monotonic()))
         if values:
             self._queue.append(Batch(dict(self._positions), self._clock.monotonic(), values))
 
+    def _reached(self) -> Mapping[int, int]:
+        """How far each partition was read, past markers."""
+        return self.member.positions()
+
     # --- partitions come and go; called from inside `poll` and `leave`
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """Start new partitions at the checkpoint; every row is owed its last word."""
         self.metrics.assignments += 1
+        self._newly_assigned = True
         try:
             starts = self._starts(partitions)
         except Retryable:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 from projector.config import Config
 from projector.errors import Refused
 from projector.event import KPIS
-from projector.generation import Generation, settled_pointer
+from projector.generation import Generation
 from projector.patience import patiently
+from projector.pointer import settled_pointer
 from projector.settling import settle_seconds
 from projector.store import ROW_BYTES, Read, Row, RowKey, Store
 

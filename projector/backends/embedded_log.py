@@ -8,7 +8,7 @@ from projector.backends import embedded_member as membership
 from projector.backends import embedded_topic as topics
 from projector.backends.embedded_file import EmbeddedFile
 from projector.backends.embedded_member import EmbeddedMember
-from projector.errors import InDoubt, Retryable
+from projector.errors import InDoubt, Refused, Retryable
 from projector.log import Listener, Message, Offset, Record, TopicInfo
 
 LEASE_MS = 10_000
@@ -73,6 +73,13 @@ class EmbeddedLog:
         """The committed offsets of a group."""
         with self._file.reading() as db:
             return membership.checkpoint(db, group, topics.topic_id(db, topic))
+
+    def set_checkpoint(self, group: str, topic: str, offsets: Mapping[int, Offset]) -> None:
+        """Commit these offsets while nobody holds the group's lease. Raises `Refused` while somebody does."""
+        with self._file.writing() as db:
+            if slots := membership.live_slots(db, group):
+                raise Refused(f"group {group} is served by {group}-{slots[0]}: stop it first")
+            membership.save_checkpoint(db, group, topics.topic_id(db, topic), offsets)
 
     def members(self, group: str) -> list[str]:
         """The holder of the group's lease, unless that has lapsed."""

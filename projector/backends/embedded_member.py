@@ -33,6 +33,12 @@ def checkpoint(db: sqlite3.Connection, group: str, topic_id: int) -> dict[int, O
     return {partition: Offset(offset, metadata) for partition, offset, metadata in rows}
 
 
+def save_checkpoint(db: sqlite3.Connection, group: str, topic_id: int, offsets: Mapping[int, Offset]) -> None:
+    """Commit these offsets of a group on a topic."""
+    rows = [(group, topic_id, partition, *offset) for partition, offset in offsets.items()]
+    db.executemany("INSERT OR REPLACE INTO log_checkpoints VALUES (?, ?, ?, ?, ?)", rows)
+
+
 def take_lease(db: sqlite3.Connection, group: str, slot: str, token: str, lease_ms: int) -> str | None:
     """Take the lease of a group: None, or the other slot that holds it."""
     now_ms = _now_ms()
@@ -81,14 +87,15 @@ class EmbeddedMember:
 
     def poll(self, records_max: int, timeout_ms: int) -> list[Record]:
         """Fair shares of all partitions. Raises `OffsetsGone` where a position is not in the topic."""
-        if not self._assigned:
-            self._positions = dict(self._listener.assigned(self._partitions))
-            self._assigned = True
         deadline = time.monotonic() + timeout_ms / 1000
         while True:
+            if not self._assigned:
+                self._positions = dict(self._listener.assigned(self._partitions))
+                self._assigned = True
             last = time.monotonic() >= deadline
             try:
-                self._keep_lease()
+                if not self._keep_lease():
+                    continue
                 records = [] if self._paused else self._take(records_max, 1 if last else records_max)
             except Retryable:
                 records = []
@@ -96,21 +103,31 @@ class EmbeddedMember:
                 return records
             time.sleep(min(WAIT_S, max(deadline - time.monotonic(), 0)))
 
-    def _keep_lease(self) -> None:
+    def _keep_lease(self) -> bool:
+        """Whether it was held all the time. One that lapsed is renewed, but whoever asked saw the group empty."""
         now_ms = _now_ms()
         if now_ms - self._renewed_ms < RENEW_MS:
             with self._file.reading() as db:
-                self._check_lease(db)
-        else:
-            with self._file.writing() as db:
-                self._check_lease(db)
-                self._extend_lease(db)
+                if self._check_lease(db):
+                    return True
+        with self._file.writing() as db:
+            held = self._check_lease(db)
+            self._extend_lease(db)
+        if not held:
+            self._positions = {}
+            self._assigned = False
+            self._listener.lost(self._partitions)
+        return held
 
-    def _check_lease(self, db: sqlite3.Connection) -> None:
-        held = db.execute("SELECT slot, token FROM log_leases WHERE group_name = ?", (self._group,)).fetchone()
+    def _check_lease(self, db: sqlite3.Connection) -> bool:
+        """Whether it has not lapsed. Raises `SlotTaken` where it is another's."""
+        held = db.execute(
+            "SELECT slot, token, expires_ms FROM log_leases WHERE group_name = ?", (self._group,)
+        ).fetchone()
         if held is None or held[1] != self._token:
             by = f"now served by {self._group}-{held[0]}" if held else "no longer held by this worker"
             raise SlotTaken(f"group {self._group} is {by}")
+        return bool(held[2] > _now_ms())
 
     def _extend_lease(self, db: sqlite3.Connection) -> None:
         self._renewed_ms = _now_ms()
@@ -160,7 +177,6 @@ class EmbeddedMember:
         for partition, offset in offsets.items():
             if len(offset.metadata.encode()) > METADATA_BYTES_MAX:
                 raise Refused(f"the metadata of partition {partition} is over {METADATA_BYTES_MAX} bytes")
-        rows = [(self._group, self._topic_id, partition, *offset) for partition, offset in offsets.items()]
         attempts = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, Retryable) and not isinstance(error, InDoubt)),
             stop=stop_after_delay(COMMIT_RETRY_S),
@@ -168,22 +184,23 @@ class EmbeddedMember:
             reraise=True,
         )
         try:
-            attempts(self._commit, messages, rows)
+            attempts(self._commit, messages, offsets)
         except Retryable as error:
             raise Fenced(f"not known to be committed: {error}") from error
 
-    def _commit(self, messages: Sequence[Message], rows: Sequence[tuple[str, int, int, int, str]]) -> None:
+    def _commit(self, messages: Sequence[Message], offsets: Mapping[int, Offset]) -> None:
         with self._file.writing() as db:
-            self._check_lease(db)
+            if not self._check_lease(db):
+                raise Fenced(f"the lease of group {self._group} has lapsed")
             topics.append(db, messages)
-            db.executemany("INSERT OR REPLACE INTO log_checkpoints VALUES (?, ?, ?, ?, ?)", rows)
+            save_checkpoint(db, self._group, self._topic_id, offsets)
             self._extend_lease(db)
 
     def renew(self) -> None:
-        """Nothing is ever left open here: only see that the lease is still held. Raises `Retryable`."""
+        """Nothing is ever left open here: only see that the lease is still held; `poll` renews one that lapsed."""
         with self._file.writing() as db:
-            self._check_lease(db)
-            self._extend_lease(db)
+            if self._check_lease(db):
+                self._extend_lease(db)
 
     def leave(self) -> None:
         """Let the listener give up all partitions, then release the lease, unless another process has it."""

@@ -27,7 +27,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from projector.backends import kafka_client
 from projector.backends.kafka_client import Deliveries, Properties, cause, places, translated
 from projector.backends.kafka_member import KafkaMember
-from projector.errors import InDoubt, Misconfigured, OffsetsGone, ProjectorError, Retryable
+from projector.errors import InDoubt, Misconfigured, OffsetsGone, ProjectorError, Refused, Retryable
 from projector.log import Listener, Message, Offset, Record, TopicInfo
 
 T = TypeVar("T")
@@ -140,6 +140,24 @@ class KafkaLog:
         if group not in self._onlookers:
             self._onlookers[group] = kafka_client.consumer(self._properties, {"group.id": group})
         return self._onlookers[group]
+
+    def set_checkpoint(self, group: str, topic: str, offsets: Mapping[int, Offset]) -> None:
+        """Commit these offsets from outside the group. Raises `Refused` where the broker still has members of it."""
+        checkpoint = [TopicPartition(topic, p, offset, metadata) for p, (offset, metadata) in offsets.items()]
+
+        def ask(_: AdminClient) -> None:
+            try:
+                answers = self._onlooker(group).commit(offsets=checkpoint, asynchronous=False) or []
+                failed = [each.error for each in answers if each.error is not None]
+            except KafkaException as error:
+                failed = [cause(error)]
+            if failed and failed[0].code() in kafka_client.GROUP_NOT_EMPTY:
+                raise Refused(f"group {group} has members: stop its workers first") from None
+            if failed:
+                raise KafkaException(failed[0])
+
+        self._partitions(topic)
+        self._ask(f"committing for group {group}", ask)
 
     def members(self, group: str) -> list[str]:
         """Names of the members: `<group>-<slot>`, or the broker's name for a member that has no slot."""

@@ -40,9 +40,10 @@ def migrate_command(
     from projector.adoption import adopt as adopt_rows
     from projector.adoption import adoptable
     from projector.backends import open_log, open_store
-    from projector.generation import Generation, read_pointer
+    from projector.generation import Generation
     from projector.migrate import migrate, standings
     from projector.patience import patiently
+    from projector.pointer import read_pointer
     from projector.reading import live_generation
     from projector.topics import Weight, check_topics
 

@@ -18,6 +18,7 @@ from projector.errors import ProjectorError, Retryable
 
 if TYPE_CHECKING:
     from projector.config import Config
+    from projector.generation import Generation
     from projector.log import Log
     from projector.preflight import Cleared
     from projector.store import Store
@@ -133,6 +134,9 @@ def _work(
     config: "Config", slot: str, until_end: bool, accept_head: bool, restore_checkpoint: bool, supervisor: int | None
 ) -> None:
     """Run one worker in this process; `supervisor` is the process that would start it again."""
+    from projector.following import Watch, follow
+    from projector.metrics import Metrics
+    from projector.pointer import PointerRow
     from projector.progress import Progress, Sample
     from projector.projector import Projector
     from projector.watchdog import Watchdog
@@ -146,25 +150,42 @@ def _work(
     log, store, cleared = _connect(config, supervisor is not None, stopping)
     try:
         watchdog = Watchdog(WATCHDOG_S)
-        projector = Projector(
-            log,
-            store,
-            config,
-            cleared.generation,
-            cleared.epoch,
-            slot,
-            cleared.settle_s,
-            accept_head=accept_head,
-            restore_checkpoint=restore_checkpoint,
-            beat=watchdog.beat,
-        )
+        metrics = Metrics()
+        worker: Projector | None = None
+
+        def make(generation: "Generation", epoch: int, admitted: Callable[[], bool]) -> Projector:
+            nonlocal worker
+            # What an operator accepted for the generation that was live then says nothing about another one.
+            asked_for = generation == cleared.generation
+            worker = Projector(
+                log,
+                store,
+                config,
+                generation,
+                epoch,
+                slot,
+                cleared.settle_s,
+                accept_head=accept_head and asked_for,
+                restore_checkpoint=restore_checkpoint and asked_for,
+                admitted=admitted,
+                beat=watchdog.beat,
+            )
+            worker.metrics = metrics
+            return worker
+
         spare_the_collector()
         watchdog.start()
         progress = Progress(
-            lambda: Sample.of(projector.metrics, projector.lag()), SUPERVISED_PROGRESS_S if supervisor else None
+            lambda: Sample.of(metrics, worker.lag() if worker else None), SUPERVISED_PROGRESS_S if supervisor else None
         )
+
+        def waiting() -> None:
+            watchdog.beat()
+            progress()
+
         logger.info("slot %s, generation %d, settling %d ms", slot, cleared.generation.number, cleared.settle_s * 1000)
-        projector.run(until_end, stopping, progress)
+        watch = Watch(PointerRow(store, cleared.settle_s), tick=waiting)
+        follow(watch, config, make, until_end, stopping, progress)
         progress.close()
         watchdog.stop()
     finally:

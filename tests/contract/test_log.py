@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from projector.errors import Fatal, Fenced, Misconfigured, OffsetsGone, SlotTaken
+from projector.errors import Fatal, Fenced, Misconfigured, OffsetsGone, Refused, SlotTaken
 from projector.log import Log, Member, Message, Offset, Record
 from tests.contract.conftest import LogPlace
 
@@ -328,6 +328,30 @@ def test_a_checkpoint_is_the_groups_own(log: Log, topic: str, name: str) -> None
     MEMBERS.append(other.member)
     assigned(other.member, 1)
     assert other.member.committed([0]) == {0: None}
+
+
+def test_set_checkpoint_of_a_group_without_members(log: Log, topic3: str, name: str) -> None:
+    """What was never committed and what was is as told, with its metadata; the next member starts there."""
+    log.set_checkpoint(name, topic3, {0: Offset(0, "new"), 1: Offset(0, "")})
+    member, _ = join(log, name)
+    assigned(member, 3)
+    member.commit([], {0: Offset(0, "moved"), 2: Offset(0, "own")})
+    member.leave()
+    log.set_checkpoint(name, topic3, {0: Offset(0, "told"), 1: Offset(0, "too")})
+    assert log.checkpoint(name, topic3) == {0: Offset(0, "told"), 1: Offset(0, "too"), 2: Offset(0, "own")}
+    again, _ = join(log, name)
+    assigned(again, 3)
+    assert again.committed([0, 1])[0] == Offset(0, "told")
+
+
+def test_set_checkpoint_of_a_group_with_members(log: Log, topic: str, name: str) -> None:
+    """Refused, naming the group, and nothing is changed."""
+    member, _ = join(log, name)
+    assigned(member, 1)
+    member.commit([], {0: Offset(0, "own")})
+    with pytest.raises(Refused, match=name):
+        log.set_checkpoint(name, topic, {0: Offset(0, "told")})
+    assert log.checkpoint(name, topic) == {0: Offset(0, "own")}
 
 
 def test_renew_between_commits(log: Log, topic: str, name: str) -> None:

@@ -89,6 +89,13 @@ def test_map_entries_keep_key_types_values_and_order(store: Store, row: RowKey) 
     assert [type(value) for value in held["m"].values()] == [list, int, str, int, bytes, list, int, list, int]
 
 
+def test_a_list_of_maps_comes_back(store: Store, row: RowKey) -> None:
+    """With maps in these, whose keys are ints: what the pointer row keeps as its history."""
+    history = [{"who": "me", "when": LARGEST, "checkpoint": {0: 5, 11: 0}}, {"who": "", "when": 0, "checkpoint": {}}]
+    put(store, row, h=history)
+    assert bins(store, row, "h") == {"h": history}
+
+
 def test_row_keys_keep_their_type(store: Store, name: str) -> None:
     """The int 6 and the str "6" are two rows, also of two sets."""
     put(store, RowKey(name, 6), b="int")

@@ -18,7 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, the
 )
 
 from projector.backends import open_log, open_store
-from projector.generation import create_pointer
+from projector.pointer import create_pointer
 from tests.aerospike_server import NOT_EXERCISED, Server
 from tests.end_to_end import oracle
 from tests.end_to_end.harness import ENVIRONMENT, PATIENCE_S, Pipeline, wait_until

@@ -183,6 +183,10 @@ class FaultyLog:
         """Not asked for by a worker."""
         return self._log.create_topic(name, partitions, settings)
 
+    def set_checkpoint(self, group: str, topic: str, offsets: Mapping[int, Offset]) -> None:
+        """Not asked for by a worker."""
+        self._log.set_checkpoint(group, topic, offsets)
+
     def members(self, group: str) -> list[str]:
         """Not asked for by a worker."""
         return self._log.members(group)

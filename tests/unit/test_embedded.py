@@ -49,7 +49,22 @@ class FromTheStart:
         self.revocations.append(partitions)
 
     def lost(self, partitions: Sequence[int]) -> None:
-        raise AssertionError(f"{partitions}: an embedded member loses nothing without an error")
+        raise AssertionError(f"{partitions}: an embedded member loses nothing while its lease is held")
+
+
+class Hearing(FromTheStart):
+    """It may lose its partitions: its lease may lapse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        self.heard.append("assigned")
+        return super().assigned(partitions)
+
+    def lost(self, partitions: Sequence[int]) -> None:  # noqa: ARG002  # the port's
+        self.heard.append("lost")
 
 
 @pytest.fixture
@@ -389,11 +404,29 @@ def test_a_lapsed_lease_that_nobody_took_is_renewed(path: Path, monkeypatch: pyt
     monkeypatch.setattr("projector.backends.embedded_member.RENEW_MS", 0)
     log = EmbeddedLog(path, lease_ms=200)
     log.create_topic("topic", 1, {})
-    member = log.join("group", "topic", "a", FromTheStart())
+    member = log.join("group", "topic", "a", Hearing())
     time.sleep(0.3)
     assert log.members("group") == []
     member.poll(10, 0)
     assert log.members("group") == ["group-a"]
+
+
+def test_a_lease_that_had_lapsed_commits_nothing(path: Path) -> None:
+    """Others saw the group empty: the worker is fenced, also after `renew`, until it has its partitions anew."""
+    log = EmbeddedLog(path, lease_ms=200)
+    log.create_topic("topic", 1, {})
+    listener = Hearing()
+    member = log.join("group", "topic", "a", listener)
+    member.poll(10, 0)
+    time.sleep(0.3)
+    for _ in range(2):
+        with pytest.raises(Fenced, match="lapsed"):
+            member.commit([], {0: Offset(0, "late")})
+        member.renew()
+    member.poll(10, 0)
+    assert listener.heard == ["assigned", "lost", "assigned"]
+    member.commit([], {0: Offset(0, "in time")})
+    assert log.checkpoint("group", "topic") == {0: Offset(0, "in time")}
 
 
 def test_close_keeps_the_lease_and_leave_does_not(path: Path) -> None:

@@ -8,7 +8,8 @@ from projector.backends.embedded_log import EmbeddedLog
 from projector.backends.embedded_store import EmbeddedStore
 from projector.config import Config
 from projector.errors import Misconfigured, Refused
-from projector.generation import POINTER, Generation, create_pointer, read_pointer, settled_pointer
+from projector.generation import Generation
+from projector.pointer import POINTER, create_pointer, read_pointer, settled_pointer
 from projector.store import Put, Write
 from projector.topics import Weight, check_topics, create_topics
 

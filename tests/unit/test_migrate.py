@@ -15,8 +15,8 @@ from projector.backends.embedded_store import EmbeddedStore
 from projector.cli.app import app
 from projector.config import Config
 from projector.errors import Misconfigured, Refused
-from projector.generation import POINTER, read_pointer
 from projector.migrate import State, migrate, migrations, standings
+from projector.pointer import POINTER, read_pointer
 from projector.store import Answer, Delete, Outcome, Presence, Put, Read, RowKey, Store, StoreState, Write
 
 MAIN = [sys.executable, "-c", "from projector.cli.app import main; main()"]
