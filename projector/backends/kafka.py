@@ -27,7 +27,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from projector.backends import kafka_client
 from projector.backends.kafka_client import Deliveries, Properties, cause, places, translated
 from projector.backends.kafka_member import KafkaMember
-from projector.errors import InDoubt, Misconfigured, OffsetsGone, ProjectorError, Retryable
+from projector.errors import InDoubt, Misconfigured, OffsetsGone, ProjectorError, Refused, Retryable
 from projector.log import Listener, Message, Offset, Record, TopicInfo
 
 T = TypeVar("T")
@@ -154,6 +154,20 @@ class KafkaLog:
             return sorted(each.group_instance_id or each.member_id for each in found.members)
 
         return self._ask(f"the members of group {group}", ask)
+
+    def drop_group(self, group: str) -> None:
+        """Delete the group with its committed offsets. Raises `Refused` while it has members."""
+
+        def ask(admin: AdminClient) -> None:
+            try:
+                admin.delete_consumer_groups([group], request_timeout=ANSWER_S)[group].result()
+            except KafkaException as error:
+                if cause(error).code() == KafkaError.NON_EMPTY_GROUP:
+                    raise Refused(f"group {group} has members: stop its workers first") from error
+                if cause(error).code() != KafkaError.GROUP_ID_NOT_FOUND:
+                    raise
+
+        self._ask(f"deleting group {group}", ask)
 
     def _described(self, name: str, seconds: float = ANSWER_S) -> TopicDescription | None:
         def ask(admin: AdminClient) -> TopicDescription | None:

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from projector.errors import Fenced, Misconfigured, OffsetsGone, Retryable, SlotTaken
+from projector.errors import Fenced, Misconfigured, OffsetsGone, Refused, Retryable, SlotTaken
 from projector.log import Listener, Message, Offset, Record, TopicInfo
 
 TRANSACTION_MS = 10_000
@@ -189,6 +189,12 @@ class MemoryLog:
     def members(self, group: str) -> list[str]:
         """The slots in the group."""
         return [f"{group}-{slot}" for slot in sorted(self.seats)]
+
+    def drop_group(self, group: str) -> None:
+        """Its checkpoint."""
+        if self.seats:
+            raise Refused(f"group {group} has members")
+        self.offsets.clear()
 
     def read(
         self,
