@@ -15,7 +15,7 @@ from projector.generation import CLOSING, Generation, settled_pointer
 from projector.generations import FIRST, Build, State, read, record_settled, totals
 from projector.log import Log
 from projector.page import NO_PAGE, ROOT, page_key
-from projector.patience import patiently, write_patiently
+from projector.patience import patiently, scan_patiently, write_patiently
 from projector.settling import settle_seconds
 from projector.store import Delete, Operation, Presence, Put, Read, RowKey, Store, Write
 
@@ -69,7 +69,7 @@ def _check(log: Log, store: Store, config: Config, generation: Generation) -> No
 
 
 def _campaigns(store: Store, campaigns: str) -> list[int]:
-    return sorted(row.bins["c-id"] for page in store.scan(campaigns, ("c-id",)) for row in page if "c-id" in row.bins)
+    return sorted(row.bins["c-id"] for row in scan_patiently(store, campaigns, ("c-id",)) if "c-id" in row.bins)
 
 
 def _pages(store: Store, generation: Generation, campaign: int) -> list[RowKey]:
@@ -87,7 +87,7 @@ def _orphans(store: Store, generation: Generation, campaigns: Sequence[int]) -> 
 
     A page names its seal alone, so it is dropped under every campaign there is.
     """
-    seals = [row.bins["seal"] for page in store.scan(generation.pages, ("seal",)) for row in page if "seal" in row.bins]
+    seals = [row.bins["seal"] for row in scan_patiently(store, generation.pages, ("seal",)) if "seal" in row.bins]
     owners = sorted({*campaigns, *_campaigns(store, REGISTRY)}) if seals else []
     for seal in seals:
         yield from (page_key(generation.pages, campaign, seal) for campaign in owners)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from projector.errors import Refused
 from projector.event import KPIS
-from projector.patience import Patience, patiently, write_patiently
+from projector.patience import Patience, patiently, scan_patiently, write_patiently
 from projector.store import (
     AddEntry,
     BinEqual,
@@ -85,12 +85,8 @@ def take_over_all(
 
     So openings come over too. `advance` hears of rows. Answers and raises as `take_over` does.
     """
-    with_ledger = [
-        row.bins["c-id"]
-        for page in store.scan(source, ("c-id", "seal"))
-        for row in page
-        if {"c-id", "seal"} <= row.bins.keys()
-    ]
+    found = scan_patiently(store, source, ("c-id", "seal"))
+    with_ledger = [row.bins["c-id"] for row in found if {"c-id", "seal"} <= row.bins.keys()]
     unfit: dict[int, str] = {}
     for first in range(0, len(with_ledger), ROWS_PER_CALL):
         part = with_ledger[first : first + ROWS_PER_CALL]

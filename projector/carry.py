@@ -70,9 +70,9 @@ def carry(
     `LedgerDamaged` where the live ledger cannot be read whole; `Misconfigured`, `RowTooBig`, `Retryable`.
     """
     patience = Patience(patience_s, sleep=clock.sleep)
-    others = [name for name in patience(lambda: log.members(rebuilt.group)) if name != f"{rebuilt.group}-{SLOT}"]
-    if others:
-        raise Refused(f"generation {rebuilt.number} has workers, {', '.join(others)}: stop them first")
+    seat = f"{rebuilt.group}-{SLOT}"
+    if others := set(patience(lambda: log.members(rebuilt.group))) - {seat}:
+        raise Refused(f"generation {rebuilt.number} has workers, {', '.join(sorted(others))}: stop them first")
     unfit = take_over_all(store, live.campaigns, rebuilt.campaigns)
     if unfit:
         campaign, reason = min(unfit.items())
@@ -81,6 +81,8 @@ def carry(
     for _ in range(ATTEMPTS):
         parts = patience(lambda: gone(log, config, rebuilt))
         if not parts:
+            if seat in patience(lambda: log.members(rebuilt.group)):
+                carrier.leave()
             committed = patience(lambda: log.checkpoint(rebuilt.group, config.input_topic))
             totals = {partition: parse_totals(each.metadata) for partition, each in committed.items()}
             return {partition: each.carried for partition, each in totals.items() if each is not None}
@@ -163,16 +165,26 @@ class _Carrier(Listener):
 
     def _commit(self, parts: Sequence[Gone], counted: Mapping[int, int]) -> None:
         self._starts = self._patience(lambda: self._log.heads(self._config.input_topic))
-        member = self._patience(lambda: self._log.join(self._rebuilt.group, self._config.input_topic, SLOT, self))
+        member = self._join()
         try:
-            self._await(member, {part.partition for part in parts})
-            offsets = self._offsets(member, parts, counted)
-            if offsets:
-                with suppress(Fenced):  # not known to be committed: the checkpoint tells, next time
+            with suppress(Fenced):  # not known to be committed: the checkpoint tells
+                self._await(member, {part.partition for part in parts})
+                offsets = self._offsets(member, parts, counted)
+                if offsets:
                     member.commit([], offsets)
-            member.leave()
         finally:
             member.close()
+
+    def leave(self) -> None:
+        """Give up the place in the group that an attempt, or one that was killed, has left."""
+        member = self._join()
+        try:
+            self._patience(member.leave)
+        finally:
+            member.close()
+
+    def _join(self) -> Member:
+        return self._patience(lambda: self._log.join(self._rebuilt.group, self._config.input_topic, SLOT, self))
 
     def _offsets(self, member: Member, parts: Sequence[Gone], counted: Mapping[int, int]) -> dict[int, Offset]:
         """The checkpoint at the heads, with what is carried added to its totals; {} if another has moved it."""

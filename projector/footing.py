@@ -12,7 +12,7 @@ from projector.event import KPIS
 from projector.fold import EventId, Sighting
 from projector.generation import Generation
 from projector.page import page_key
-from projector.patience import patiently
+from projector.patience import patiently, scan_patiently
 from projector.prints import Words, mixed
 from projector.store import ROW_BYTES, Read, Row, RowKey, Store, counted
 
@@ -54,10 +54,8 @@ def summaries(
 
 def ledgers(store: Store, generation: Generation) -> list[int]:
     """The campaigns that have a ledger, in the order of their ids."""
-    found = []
-    for page in store.scan(generation.campaigns, ("c-id", "seal")):
-        found += [row.bins["c-id"] for row in page if "seal" in row.bins and "c-id" in row.bins]
-    return sorted(found)
+    rows = scan_patiently(store, generation.campaigns, ("c-id", "seal"))
+    return sorted(row.bins["c-id"] for row in rows if "seal" in row.bins and "c-id" in row.bins)
 
 
 def _summary(store: Store, generation: Generation, campaign: int, now_s: float) -> Summary | None:

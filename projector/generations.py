@@ -15,7 +15,7 @@ from projector.errors import Refused
 from projector.event import KPIS
 from projector.generation import Generation, read_pointer
 from projector.log import Log
-from projector.patience import patiently, write_patiently
+from projector.patience import patiently, scan_patiently, write_patiently
 from projector.settling import settle_seconds
 from projector.store import Operation, Presence, Put, Read, Row, RowKey, Store, Write
 
@@ -117,11 +117,10 @@ def builds(store: Store) -> list[Build]:
     """All that there ever were, in the order of their numbers, as their rows say. Raises `Retryable`."""
     found = {FIRST: Build(FIRST, State.RETIRED)}
     live = read_pointer(store, 0)
-    for page in store.scan(SET, _BINS):
-        for row in page:
-            if "number" in row.bins:
-                build = _parsed(row)
-                found[build.number] = build
+    for row in scan_patiently(store, SET, _BINS):
+        if "number" in row.bins:
+            build = _parsed(row)
+            found[build.number] = build
     if live is not None:
         for number, build in found.items():
             if number == live.live:
@@ -181,12 +180,11 @@ def standings(log: Log, store: Store, config: Config) -> list[Standing]:
 def totals(store: Store, generation: Generation) -> dict[str, int]:
     """Per KPI how many ids a generation counts, by its rows. Raises `Retryable`."""
     added = dict.fromkeys(KPIS, 0)
-    for page in store.scan(generation.campaigns, ("seal", "stats", "opening")):
-        for row in page:
-            if "seal" in row.bins:
-                stats, opening = row.bins.get("stats", {}), row.bins.get("opening", {})
-                for kpi in KPIS:
-                    added[kpi] += stats.get(kpi, 0) - opening.get(kpi, 0)
+    for row in scan_patiently(store, generation.campaigns, ("seal", "stats", "opening")):
+        if "seal" in row.bins:
+            stats, opening = row.bins.get("stats", {}), row.bins.get("opening", {})
+            for kpi in KPIS:
+                added[kpi] += stats.get(kpi, 0) - opening.get(kpi, 0)
     return added
 
 

@@ -18,7 +18,7 @@ from projector.event import KPIS
 from projector.fold import EventId, Sighting
 from projector.generation import Generation
 from projector.page import NO_PAGE, ROOT
-from projector.patience import patiently
+from projector.patience import patiently, scan_patiently
 from projector.store import Row, Store
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -105,11 +105,10 @@ class Tally:
             self.campaigns.clear()
             self._incarnation = incarnation
         found: dict[int, Row] = {}
-        for page in self._store.scan(self.generation.campaigns, LIGHT_BINS):
-            for row in page:
-                campaign = row.bins.get("c-id")
-                if campaign is not None and "seal" in row.bins and self._in_scope(campaign):
-                    found[campaign] = row
+        for row in scan_patiently(self._store, self.generation.campaigns, LIGHT_BINS):
+            campaign = row.bins.get("c-id")
+            if campaign is not None and "seal" in row.bins and self._in_scope(campaign):
+                found[campaign] = row
         for campaign in self.campaigns.keys() - found.keys():
             del self.campaigns[campaign]
         self._stale = {campaign: row for campaign, row in found.items() if not self._is_known(campaign, row)}

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable, Mapping
 
 from projector.adoption import take_over
+from projector.archive import Walk, places, read_rows
 from projector.chain import Chains
 from projector.config import Config
 from projector.event import KPIS
@@ -81,3 +82,14 @@ class Counting:
     def begin(self, campaigns: Iterable[int]) -> None:
         """Take campaigns over, before anything is counted for them."""
         take_over(self._store, self._generation.campaigns, list(campaigns))
+
+
+def ids_of(store: Store, generation: Generation, campaign: int) -> dict[EventId, Sighting]:
+    """All that a campaign's ledger holds, page by page from its row; an id in two places is an error."""
+    held: dict[EventId, Sighting] = {}
+    for _, row in read_rows(store, generation, [campaign]):
+        if row is not None:
+            for place in places(row.bins, Walk(store, generation, campaign, row.bins)):
+                assert not place.keys() & held.keys()
+                held.update(place)
+    return held
