@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterable, Mapping
 
-from projector.adoption import take_over
 from projector.archive import Walk, places, read_rows
 from projector.chain import Chains
 from projector.config import Config
@@ -72,16 +71,15 @@ class Counting:
         settling = Settling(store, 0, patience, lambda: 0.0)
         chains = Chains(store, generation, patience, settling, lambda: 0.0, page_ids, 1 << 20)
         self.ledger = Ledger(store, chains, generation.pages, patience, 1 << 20, lambda _: None)
-        self._store, self._generation = store, generation
 
     def count(self, campaign: int, ids: Mapping[EventId, Sighting]) -> None:
         """One after the other, so that pages fill up."""
         for event_id, sighting in ids.items():
             self.ledger.apply({campaign: Change({event_id: list(sighting)})})
 
-    def begin(self, campaigns: Iterable[int]) -> None:
-        """Take campaigns over, before anything is counted for them."""
-        take_over(self._store, self._generation.campaigns, list(campaigns))
+    def add(self, campaign: int, ids: Mapping[EventId, Sighting]) -> None:
+        """All in one change."""
+        self.ledger.apply({campaign: Change({event_id: list(sighting) for event_id, sighting in ids.items()})})
 
 
 def ids_of(store: Store, generation: Generation, campaign: int) -> dict[EventId, Sighting]:
