@@ -131,10 +131,8 @@ class _Found:
                 self.more_excused.update(difference.added())
 
     @property
-    def lasting(self) -> list[IdDifference] | None:
-        """All ids that will differ for ever; None if they are not all known."""
-        if self.more.keys() - {Cause.PAST_CHECKPOINT}:
-            return None
+    def lasting(self) -> list[IdDifference]:
+        """Those of `ids` that will differ for ever."""
         return [each for each in self.ids if each.cause is not Cause.PAST_CHECKPOINT]
 
 
@@ -156,7 +154,7 @@ class Comparer:
         self._live = Tally(store, live, self._hasher, self._scope)
         self._rebuilt = Tally(store, rebuilt, self._hasher, self._scope)
         self._known: dict[int, list[IdDifference]] = {}
-        """Per campaign all ids that were found to differ, but for those past a checkpoint."""
+        """Per campaign the ids that were found to differ and always will."""
 
     def refresh(self, progress: Callable[[int, int], None] = lambda *_: None) -> None:
         """Read what is new in both."""
@@ -183,7 +181,7 @@ class Comparer:
                 found[campaign] = _Found(self._known[campaign])
                 kept.update(each.cause for each in found[campaign].ids)
         self._explain(found)
-        self._known = {campaign: of.lasting for campaign, of in found.items() if of.lasting is not None}
+        self._known = {campaign: of.lasting for campaign, of in found.items()}
         return self._comparison(found, live_end, rebuilt_end)
 
     def _checkpoint(self, generation: Generation) -> dict[int, int]:
@@ -203,7 +201,7 @@ class Comparer:
         return not all(live.same_ids(rebuilt, code) for code in range(len(KPIS)))
 
     def _as_known(self, campaign: int) -> bool:
-        """Whether the ids that were found to differ last time are exactly those that differ now."""
+        """Whether the ids that were found to differ last time are exactly those that differ now: the digests tell."""
         if campaign not in self._known:
             return False
         live, rebuilt = self._pair(campaign)

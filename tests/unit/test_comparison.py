@@ -169,6 +169,38 @@ def test_an_id_at_the_checkpoint_is_excused_and_one_before_it_is_not(
     assert causes == {39: Cause.UNEXPLAINED, **dict.fromkeys(range(40, IDS), Cause.PAST_CHECKPOINT)}
 
 
+def test_what_was_excused_as_past_a_checkpoint_is_not_once_that_has_moved(
+    store: Store, pair: tuple[Generation, Generation]
+) -> None:
+    """The rebuilt one has read the records since, and has not counted them."""
+    live, rebuilt = pair
+    log = GroupsLog()
+    log.commit(live, {0: IDS})
+    log.commit(rebuilt, {0: 40})
+    Counting(store, live).count(ONE, ids(IDS))
+    Counting(store, rebuilt).count(ONE, ids(40))
+    comparer = Comparer(log, store, CONFIG, live, rebuilt)
+    assert comparer.compare().counts == {Cause.PAST_CHECKPOINT: 20}
+    log.commit(rebuilt, {0: IDS})
+    assert comparer.compare().counts == {Cause.UNEXPLAINED: 20}
+
+
+def test_a_row_that_was_written_anew_is_read_anew(store: Store, pair: tuple[Generation, Generation]) -> None:
+    """Its pages have other names: what was known of the old ones is not added to them."""
+    live, rebuilt = pair
+    log = GroupsLog()
+    done(log, *pair)
+    for generation in pair:
+        Counting(store, generation).count(ONE, ids(IDS))
+    comparer = Comparer(log, store, CONFIG, live, rebuilt)
+    comparer.refresh()
+    store.write([Write(RowKey(rebuilt.campaigns, ONE), [Delete()])])
+    Counting(store, rebuilt).count(ONE, ids(IDS + 1))
+    assert [(each.rebuilt or [])[3] for each in comparer.compare().ids] == [IDS]
+    Counting(store, live).count(ONE, ids(1, first=IDS))
+    assert comparer.compare().same
+
+
 def test_nothing_is_read_twice(store: Store, pair: tuple[Generation, Generation]) -> None:
     """Not the row of a campaign in which nothing was counted, and no page again; what is new is read."""
     live, rebuilt = pair

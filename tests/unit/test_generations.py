@@ -145,6 +145,23 @@ def test_a_number_that_the_store_forgets_is_not_used() -> None:
     assert dict(store.durable(row_key(2)) or {})["state"] == "ready"
 
 
+def test_a_number_counts_only_once_the_device_has_it() -> None:
+    """While acknowledged writes wait for the device, a crash would take the number back."""
+    now = [0.0]
+    store = MemoryStore(lambda: now[0], flush_ms=50, settle_ms=300)
+    create_pointer(store, "in")
+    now[0] = 1_000
+    stalls = [False, True]
+
+    def wait(seconds: float) -> None:
+        store.stall(stalls.pop())
+        now[0] += seconds * 1_000
+
+    build = create(store, CONFIG, sleep=wait)
+    store.crash(Oldest())
+    assert read(store, build.number) == build
+
+
 class Oldest(random.Random):
     """Every row falls back as far as it can."""
 
