@@ -73,10 +73,6 @@ def carry(
     seat = f"{rebuilt.group}-{SLOT}"
     if others := set(patience(lambda: log.members(rebuilt.group))) - {seat}:
         raise Refused(f"generation {rebuilt.number} has workers, {', '.join(sorted(others))}: stop them first")
-    unfit = take_over_all(store, live.campaigns, rebuilt.campaigns)
-    if unfit:
-        campaign, reason = min(unfit.items())
-        raise Refused(f"campaign {campaign} counted in generation {live.number} and may not in the new one: {reason}")
     carrier = _Carrier(log, store, config, rebuilt, patience, clock)
     for _ in range(ATTEMPTS):
         parts = patience(lambda: gone(log, config, rebuilt))
@@ -86,8 +82,13 @@ def carry(
             committed = patience(lambda: log.checkpoint(rebuilt.group, config.input_topic))
             totals = {partition: parse_totals(each.metadata) for partition, each in committed.items()}
             return {partition: each.carried for partition, each in totals.items() if each is not None}
-        carrier.carry(live, parts, advance)
+        with suppress(_ForgottenError):
+            carrier.carry(live, parts, advance)
     raise Retryable("the head of the topic moves, or the store restarts, faster than ids can be carried over")
+
+
+class _ForgottenError(Retryable):
+    """Carry again."""
 
 
 class _Carrier(Listener):
@@ -112,9 +113,12 @@ class _Carrier(Listener):
         self._starts: dict[int, int] = {}
 
     def carry(self, live: Generation, parts: Sequence[Gone], advance: Callable[[int], None]) -> None:
-        """One attempt; nothing is committed if the store may have forgotten or the commit is not known to be made."""
+        """One attempt; the checkpoint tells whether it has succeeded. Raises `_ForgottenError`."""
         self._settling.renew()
         self._ledger.forget()
+        for campaign, reason in take_over_all(self._store, live.campaigns, self._rebuilt.campaigns).items():
+            self._settle()
+            raise Refused(f"campaign {campaign}, of generation {live.number}: {reason}: create or adopt it first")
         changes: dict[int, Change] = {}
         held = 0
         for campaign, event_id, sighting in self._before_heads(live, parts, advance):
@@ -125,8 +129,8 @@ class _Carrier(Listener):
                 changes, held = {}, 0
         self._apply(changes)
         counted = Counter(sighting[2] for _, _, sighting in self._before_heads(self._rebuilt, parts, lambda _: None))
-        if self._settled():
-            self._commit(parts, counted)
+        self._settle()
+        self._commit(parts, counted)
 
     def _before_heads(
         self, generation: Generation, parts: Sequence[Gone], advance: Callable[[int], None]
@@ -144,22 +148,28 @@ class _Carrier(Listener):
                         yield campaign, event_id, sighting
                 advance(len(place))
             if walk.flaws:
+                self._settle()
                 raise LedgerDamaged(f"generation {generation.number}, campaign {campaign}: {walk.flaws[0]}")
 
     def _apply(self, changes: Mapping[int, Change]) -> None:
         for campaign, judgement in self._ledger.apply(changes).items():
             if judgement.reason:
-                raise Refused(f"campaign {campaign}: {judgement.reason}: nothing can be carried over to it")
+                self._settle()
+                raise Refused(f"campaign {campaign}: {judgement.reason}: create or adopt it first")
 
-    def _settled(self) -> bool:
-        """Wait until the store can no longer forget what was applied and read; False if it may have."""
+    def _settle(self) -> None:
+        """Wait until the store can no longer forget what was applied and read: before that nothing rests on it.
+
+        Raises `_ForgottenError` if it may have forgotten.
+        """
         batch = Batch({}, self._clock.monotonic())
         deadline = self._clock.monotonic() + self._settling.settle_ms / 1000 + SETTLE_S
         while (settled := self._settling.settled([batch])) == 0:
             if self._clock.monotonic() > deadline:
                 raise Retryable("the store does not settle: its device does not keep up with the writes")
             self._clock.sleep(PAUSE_S)
-        return settled is not None
+        if settled is None:
+            raise _ForgottenError("the store was restarted and may have forgotten")
 
     # --- the checkpoint at the heads
 

@@ -38,6 +38,14 @@ class GroupsLog(MemoryLog):
         self.checkpoints[generation.group] = {partition: Offset(offset, "") for partition, offset in offsets.items()}
 
 
+class Oldest(random.Random):
+    """For a crash in which every row falls back as far as it can."""
+
+    def randrange(self, *_: object, **__: object) -> int:
+        """The first version."""
+        return 0
+
+
 def set_aside(
     log: MemoryLog, partition: int, offset: int, verdict: str, reason: str, generation: Generation = LIVE
 ) -> None:

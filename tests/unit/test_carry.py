@@ -18,7 +18,7 @@ from projector.errors import LedgerDamaged, OffsetsGone, Refused
 from projector.event import KPIS
 from projector.fold import EventId, Sighting
 from projector.footing import check, ledgers
-from projector.generation import Generation
+from projector.generation import POINTER, Generation
 from projector.log import Log, Message
 from projector.page import page_key
 from projector.projector import Projector
@@ -26,7 +26,7 @@ from projector.store import Delete, Presence, Put, Read, RowKey, Store, Write
 from tests.end_to_end.traffic import Traffic
 from tests.fault.faults import Crash, Fate, FaultyLog, FaultyStore, Late
 from tests.fault.memory_store import MemoryStore
-from tests.generations import CONFIG, LIVE, REBUILT, Counting, GroupsLog, create_campaigns, ids_of
+from tests.generations import CONFIG, LIVE, REBUILT, Counting, GroupsLog, Oldest, create_campaigns, ids_of
 
 HEADS = {0: 7, 1: 4}
 
@@ -112,9 +112,9 @@ def live_ids() -> dict[int, dict[EventId, Sighting]]:
     return held
 
 
-def prepared() -> tuple[GroupsLog, MemoryStore]:
+def prepared(store: MemoryStore | None = None) -> tuple[GroupsLog, MemoryStore]:
     """The live generation has counted, and the heads have moved."""
-    log, store = GroupsLog(), MemoryStore(lambda: 0.0)
+    log, store = GroupsLog(), store or MemoryStore(lambda: 0.0)
     for partition, head in HEADS.items():
         for _ in range(12):
             log.append_marker(CONFIG.input_topic, partition)
@@ -158,6 +158,54 @@ def test_carry_killed_at_any_call_and_run_again(fate: Fate) -> None:
         assert carry(log, store, CONFIG, LIVE, REBUILT) == HEADS
         assert_carried(log, store)
     assert at > 20
+
+
+class Moving:
+    """A clock that moves as far as somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """At once."""
+        self.now += seconds
+
+
+class CrashingStore:
+    """The store under it forgets all that has not settled, right before the n-th call."""
+
+    def __init__(self, store: MemoryStore, at: int) -> None:
+        self._store = store
+        self._at = at
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> object:
+        self.calls += 1
+        if self.calls == self._at:
+            self._store.crash(Oldest())
+        return getattr(self._store, name)
+
+
+def test_a_store_that_forgets_at_any_moment() -> None:
+    """What is committed as carried is in the store for good."""
+    at = 0
+    while True:
+        at += 1
+        clock = Moving()
+        log, store = prepared(MemoryStore(lambda: clock.now * 1_000, flush_ms=50, settle_ms=300))  # noqa: B023  # used in this turn
+        clock.sleep(60)
+        store.durable(POINTER)
+        crashing = CrashingStore(store, at)
+        carry(log, crashing, CONFIG, LIVE, REBUILT, clock=clock)  # type: ignore[arg-type]  # passes all on
+        store.crash(Oldest())
+        assert_carried(log, store)
+        if crashing.calls < at:
+            break
+    assert at > 15
 
 
 def test_openings_and_campaigns_without_events_come_over() -> None:

@@ -19,7 +19,7 @@ from projector.store import AddEntry, Delete, Operation, Presence, Put, PutNew, 
 from projector.tally import Scope
 from tests.aerospike_server import NOT_EXERCISED, aerospike_properties
 from tests.fault.memory_store import MemoryStore
-from tests.generations import CONFIG, LIVE, REBUILT, Counting, GroupsLog, create_campaigns, ids_of, set_aside
+from tests.generations import CONFIG, LIVE, REBUILT, Counting, GroupsLog, Oldest, create_campaigns, ids_of, set_aside
 
 ONE, TWO = 700_001, 700_002
 IDS = 60
@@ -359,14 +359,6 @@ def test_an_opening_that_did_not_come_over_is_named(store: Store, pair: tuple[Ge
     assert "opening of clicks is 0, not 7" in {each.what for each in compared.ledgers}
     assert {cell.difference for cell in compared.cells} == {-7}
     assert compared.blocks
-
-
-class Oldest(random.Random):
-    """Every row falls back as far as it can."""
-
-    def randrange(self, *_: object, **__: object) -> int:
-        """The first version."""
-        return 0
 
 
 def test_a_store_that_forgot_is_read_anew() -> None:

@@ -20,7 +20,7 @@ from projector.page import page_key
 from projector.store import Answer, Presence, Put, Read, RowKey, Store, Write
 from tests.fault.faults import Crash, Fate, FaultyLog, FaultyStore, Late
 from tests.fault.memory_store import MemoryStore
-from tests.generations import CONFIG, LIVE, REBUILT, Counting, GroupsLog, create_campaigns, ids_of
+from tests.generations import CONFIG, LIVE, REBUILT, Counting, GroupsLog, Oldest, create_campaigns, ids_of
 
 CAMPAIGNS = (1, 2, 3)
 IDS = 40
@@ -160,14 +160,6 @@ def test_a_number_counts_only_once_the_device_has_it() -> None:
     build = create(store, CONFIG, sleep=wait)
     store.crash(Oldest())
     assert read(store, build.number) == build
-
-
-class Oldest(random.Random):
-    """Every row falls back as far as it can."""
-
-    def randrange(self, *_: object, **__: object) -> int:
-        """The first version."""
-        return 0
 
 
 # --- abandonment
