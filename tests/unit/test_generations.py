@@ -1,7 +1,7 @@
 """A number is given once and for ever; what is abandoned is gone, but for the campaigns, wherever it was killed."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from projector.generations import Build, State, builds, create, read, record, re
 from projector.log import Offset
 from projector.page import page_key
 from projector.store import Answer, Presence, Put, Read, RowKey, Store, Write
+from tests.aerospike_server import NOT_EXERCISED, Server, server_available
 from tests.fault.faults import Crash, Fate, FaultyLog, FaultyStore, Late
 from tests.fault.memory_store import MemoryStore
 from tests.generations import CONFIG, LIVE, REBUILT, Counting, GroupsLog, Oldest, create_campaigns, ids_of
@@ -205,6 +206,43 @@ def test_an_abandoned_generation_leaves_nothing(store: MemoryStore, log: GroupsL
     assert_gone(store)
 
 
+@pytest.fixture(params=["embedded", "aerospike"])
+def durable_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store of its own, in which generation 1 is live."""
+    server = None
+    if request.param == "embedded":
+        made: Store = EmbeddedStore(tmp_path / "store.db")
+    else:
+        if not server_available():
+            pytest.skip(NOT_EXERCISED)
+        from projector.backends.aerospike import AerospikeStore
+
+        server = Server().start()
+        made = AerospikeStore(server.properties)
+    create_pointer(made, "in")
+    create_campaigns(made, CAMPAIGNS)
+    yield made
+    made.close()
+    if server:
+        server.remove()
+
+
+def test_created_abandoned_and_created_anew_on_durable_stores(durable_store: Store, log: GroupsLog) -> None:
+    """The same, on stores that settle and scan in their own ways."""
+    store = durable_store
+    prepare(store)
+    assert store.has_index(REBUILT.campaigns, "c-date")
+    abandon(log, store, CONFIG, 2)
+    assert_gone(store)
+    assert create(store, CONFIG, campaigns=[1], until={0: 5}, scratch=True).number == 3
+    assert read(store, 3).until == {0: 5}
+    pointing(store, 3)
+    abandon(log, store, CONFIG, 1)
+    assert rows(store, LIVE.pages) == []
+    assert len(rows(store, LIVE.campaigns)) == len(CAMPAIGNS)
+    assert [len(ids_of(store, LIVE, each)) for each in CAMPAIGNS] == [0, 0, 0]
+
+
 class Nth:
     """The n-th call meets a fate."""
 
@@ -305,9 +343,9 @@ def test_refused_and_nothing_changed(
     with pytest.raises(Refused):
         abandon(log, store, CONFIG, 2)
     assert len(rows(store, REBUILT.pages)) == before
-    row = store.durable(row_key(2))
+    (row,) = store.read([Read(row_key(2), ("state",))])
     assert row is not None
-    assert row["state"] == "building"
+    assert row.bins["state"] == "building"
 
 
 class Overtaken:
