@@ -1,11 +1,15 @@
-"""Adoption: a campaign row that others wrote gets a ledger, once, and what it had counted before as its `opening`."""
+"""Adoption: a campaign row that others wrote gets a ledger, once, and what it had counted before as its `opening`.
 
-from collections.abc import Iterator, Mapping
+Campaigns are created and adopted in the set `campaigns`, whatever generation is live; a generation from 2 on takes the
+campaign's own bins and its opening over from there.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from projector.errors import Refused
 from projector.event import KPIS
-from projector.patience import patiently, write_patiently
+from projector.patience import Patience, patiently, scan_patiently, write_patiently
 from projector.store import (
     AddEntry,
     BinEqual,
@@ -15,6 +19,7 @@ from projector.store import (
     Fetch,
     Operation,
     Outcome,
+    Presence,
     Put,
     Read,
     RowKey,
@@ -25,6 +30,11 @@ from projector.store import (
 NOT_ADOPTED: tuple[Condition, ...] = (BinMissing("seal"),)
 _NOTHING_COUNTED: tuple[Condition, ...] = (BinEqual("seal", 0), BinEqual("rev", 0))
 _BINS = ("c-id", "stats", "seal", "rev", "opening")
+REGISTRY = "campaigns"
+"""The set in which campaigns are created; also that of generation 1."""
+CAMPAIGN_BINS = ("c-id", "c-date", "c-name")
+UNKNOWN, COUNTS_WITHOUT_LEDGER = "unknown-campaign", "campaign-not-adopted"
+ROWS_PER_CALL = 500
 _ATTEMPTS = 5
 
 
@@ -44,6 +54,63 @@ def adoption(opening: Mapping[str, int] | None) -> list[Operation]:
     ledger: list[Operation] = [Put("seal", 0), Put("prev", 0), Put("pages", 0), Put("rev", 0)]
     ledger += [Clear("seen"), Clear("sealed")]
     return ledger + _recorded(opening)
+
+
+def take_over(store: Store, campaigns: str, missing: Sequence[int], patience: Patience = patiently) -> dict[int, str]:
+    """Create rows that are `missing` in the set `campaigns` of a generation from 2 on; create-only, so doing it again
+    changes nothing. Answers those that have none after it, with the reason. Raises `Retryable`.
+
+    Each begins with its campaign's own bins, its opening and an empty ledger, in one write.
+    """
+    if campaigns == REGISTRY or not missing:
+        return dict.fromkeys(missing, UNKNOWN)
+    reads = [Read(RowKey(REGISTRY, campaign), (*CAMPAIGN_BINS, *_BINS)) for campaign in missing]
+    unfit: dict[int, str] = {}
+    writes: list[Write] = []
+    for campaign, row in zip(missing, patience(lambda: store.read(reads)), strict=True):
+        if row is None:
+            unfit[campaign] = UNKNOWN
+        elif not ("seal" in row.bins or counts_nothing(row.bins)):
+            unfit[campaign] = COUNTS_WITHOUT_LEDGER
+        else:
+            writes.append(Write(RowKey(campaigns, campaign), _taken_over(campaign, row.bins), Presence.ABSENT))
+    patience.write(store, writes)
+    return unfit
+
+
+def take_over_all(
+    store: Store, source: str, campaigns: str, advance: Callable[[int], None] = lambda _: None
+) -> dict[int, str]:
+    """Take over every campaign that has a ledger in the set `source`, also those that no event names any more.
+
+    So openings come over too. `advance` hears of rows. Answers and raises as `take_over` does.
+    """
+    found = scan_patiently(store, source, ("c-id", "seal"))
+    with_ledger = [row.bins["c-id"] for row in found if {"c-id", "seal"} <= row.bins.keys()]
+    unfit: dict[int, str] = {}
+    for first in range(0, len(with_ledger), ROWS_PER_CALL):
+        part = with_ledger[first : first + ROWS_PER_CALL]
+        reads = [Read(RowKey(campaigns, campaign), ("seal",)) for campaign in part]
+        rows = patiently(lambda reads=reads: store.read(reads))  # type: ignore[misc]  # bound now
+        missing = [campaign for campaign, row in zip(part, rows, strict=True) if row is None]
+        unfit.update(take_over(store, campaigns, missing))
+        advance(len(part))
+    return unfit
+
+
+def _taken_over(campaign: int, source: Mapping[str, Any]) -> list[Operation]:
+    opening = source.get("opening")
+    operations: list[Operation] = [
+        Put(name, source[name]) for name in CAMPAIGN_BINS if name != "c-id" and name in source
+    ]
+    operations += [Put("c-id", campaign), Put("stats", {kpi: (opening or {}).get(kpi, 0) for kpi in sorted(KPIS)})]
+    return operations + adoption(opening)
+
+
+def counts_nothing(bins: Mapping[str, Any]) -> bool:
+    """Whether the `stats` of a row are all 0, or not there: it may be given a ledger without an opening."""
+    stats = bins.get("stats", {})
+    return isinstance(stats, Mapping) and not any(stats.values())
 
 
 def adopt(store: Store, campaigns: str) -> Iterator[Adoption]:

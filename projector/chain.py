@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
-from projector.adoption import NOT_ADOPTED, adoption
+from projector.adoption import COUNTS_WITHOUT_LEDGER, NOT_ADOPTED, adoption, counts_nothing, take_over
 from projector.errors import Refused, Retryable, RowTooBig
 from projector.fold import EventId
 from projector.generation import Generation
@@ -157,16 +157,18 @@ class Chains:
             if attempts > STALLS_MAX:
                 raise Retryable(f"campaign {new[0]}: its row changes faster than it can be read")
             rows = dict(zip(new, self._read(new), strict=True))
+            missing = [campaign for campaign, row in rows.items() if row is None]
+            unfit.update(take_over(self._store, self._generation.campaigns, missing, self._patience))
             adoptable = [campaign for campaign, row in rows.items() if row is not None and _adoptable(row)]
             self._adopt(adoptable)
             walks: dict[int, Row] = {}
             for campaign, row in rows.items():
                 if row is None:
-                    unfit[campaign] = "unknown-campaign"
-                elif "seal" in row.bins:
+                    continue  # taken over just now, and read next time, or unfit
+                if "seal" in row.bins:
                     walks[campaign] = row
                 elif campaign not in adoptable:
-                    unfit[campaign] = "campaign-not-adopted"
+                    unfit[campaign] = COUNTS_WITHOUT_LEDGER
             self._walk(walks)
             new = [
                 campaign
@@ -377,5 +379,4 @@ class Chains:
 
 
 def _adoptable(row: Row) -> bool:
-    stats = row.bins.get("stats", {})
-    return "seal" not in row.bins and isinstance(stats, Mapping) and not any(stats.values())
+    return "seal" not in row.bins and counts_nothing(row.bins)

@@ -3,25 +3,22 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from projector.errors import LedgerDamaged
+from projector.archive import ROW_BINS, Walk, newest, page_bins
 from projector.event import KPIS
 from projector.fold import EventId, Sighting
 from projector.generation import Generation
-from projector.page import BINS as PAGE_BINS
-from projector.page import NO_PAGE, ROOT, page_key, parsed
-from projector.patience import patiently
+from projector.page import page_key
+from projector.patience import patiently, scan_patiently
 from projector.prints import Words, mixed
 from projector.store import ROW_BYTES, Read, Row, RowKey, Store, counted
 
 DAY_S = 86_400
 WEEK_DAYS = 7
-PAGES_PER_CALL = 64
-SUMMARY_BINS = ("counts", "first", "last", "before", "seal")
-ROW_BINS = ("c-id", "stats", "opening", "seal", "prev", "head", "pages", "rev")
+SUMMARY_BINS = ("counts", "first", "last")
 
 
 class Summary(NamedTuple):
@@ -57,14 +54,12 @@ def summaries(
 
 def ledgers(store: Store, generation: Generation) -> list[int]:
     """The campaigns that have a ledger, in the order of their ids."""
-    found = []
-    for page in store.scan(generation.campaigns, ("c-id", "seal")):
-        found += [row.bins["c-id"] for row in page if "seal" in row.bins and "c-id" in row.bins]
-    return sorted(found)
+    rows = scan_patiently(store, generation.campaigns, ("c-id", "seal"))
+    return sorted(row.bins["c-id"] for row in rows if "seal" in row.bins and "c-id" in row.bins)
 
 
 def _summary(store: Store, generation: Generation, campaign: int, now_s: float) -> Summary | None:
-    read = Read(RowKey(generation.campaigns, campaign), (*ROW_BINS, "seen", "sealed"), measure=True)
+    read = Read(RowKey(generation.campaigns, campaign), ROW_BINS, measure=True)
     (row,) = patiently(lambda: store.read([read]))
     if row is None:
         return None
@@ -75,7 +70,7 @@ def _summary(store: Store, generation: Generation, campaign: int, now_s: float) 
     lately = float(sum(second >= week_began for second in seconds))
     archived = archive_bytes = pages = 0
     first, last = min(seconds, default=None), max(seconds, default=None)
-    for page in _pages(store, generation, campaign, bins["prev"] if sealed else bins["seal"]):
+    for page in page_bins(store, generation, campaign, newest(bins), SUMMARY_BINS, measure=True):
         ids = sum(page["counts"].values())
         pages, archived, archive_bytes = pages + 1, archived + ids, archive_bytes + page[ROW_BYTES]
         first = page["first"] if first is None else min(first, page["first"])
@@ -100,19 +95,6 @@ def _summary(store: Store, generation: Generation, campaign: int, now_s: float) 
     )
 
 
-def _pages(store: Store, generation: Generation, campaign: int, start: int) -> Iterator[Mapping[str, Any]]:
-    """The pages from `start` back, without their ids; ends where one is missing."""
-    wanted = [] if start == NO_PAGE else [start]
-    while wanted:
-        reads = [Read(page_key(generation.pages, campaign, seal), SUMMARY_BINS, measure=True) for seal in wanted]
-        rows = patiently(lambda reads=reads: store.read(reads))  # type: ignore[misc]  # bound now
-        for row in rows:
-            if row is None:
-                return
-            yield row.bins
-        wanted = list(rows[-1].bins["before"]) if rows[-1] else []
-
-
 # --- check
 
 
@@ -133,7 +115,7 @@ def check(
     """
     key = RowKey(generation.campaigns, campaign)
     while True:
-        (row,) = patiently(lambda: store.read([Read(key, (*ROW_BINS, "seen", "sealed"))]))
+        (row,) = patiently(lambda: store.read([Read(key, ROW_BINS)]))
         if row is None or "seal" not in row.bins:
             return []
         differences = list(_checked(store, generation, campaign, row, advance))
@@ -152,33 +134,15 @@ def _checked(
     hashes = [mixed(held) for held in places]
     advance(len(seen) + len(sealed))
     seals: list[int] = []
-    head = bins.get("head", ROOT)
-    seal = bins["prev"] if sealed else bins["seal"]
-    wanted: list[int] = [] if seal == NO_PAGE else [seal]
-    while wanted:
-        part, rest = wanted[:PAGES_PER_CALL], wanted[PAGES_PER_CALL:]
-        reads = [Read(page_key(generation.pages, campaign, seal), PAGE_BINS) for seal in part]
-        rows = patiently(lambda reads=reads: store.read(reads))  # type: ignore[misc]  # bound now
-        for seal, found in zip(part, rows, strict=True):
-            if found is None:
-                yield Difference(campaign, f"page {seal:016x} is missing; the pages before it were not checked")
-                return
-            try:
-                page = parsed(campaign, seal, found.bins)
-            except LedgerDamaged as error:
-                yield Difference(campaign, str(error))
-                return
-            if page.digest != head:
-                yield Difference(campaign, f"page {seal:016x} is not the one that its successor names")
-            head = page.head
-            seals.append(seal)
-            counts.update(page.counts)
-            hashes.append(mixed(page.ids))
-            advance(len(page.ids))
-            rest = rest or ([] if seal != part[-1] else list(page.before))
-        wanted = rest
-    if head != ROOT:
-        yield Difference(campaign, "the chain of pages is broken: the oldest page names one before it")
+    walk = Walk(store, generation, campaign, bins)
+    for page in walk:
+        seals.append(page.seal)
+        counts.update(page.counts)
+        hashes.append(mixed(page.ids))
+        advance(len(page.ids))
+    yield from (Difference(campaign, flaw) for flaw in walk.flaws)
+    if walk.reached is None:
+        return
     sealed_pages = len(seals) + bool(sealed)
     if bins.get("pages", 0) != sealed_pages:
         yield Difference(campaign, f"the row says {bins.get('pages', 0)} pages, the chain has {sealed_pages}")

@@ -147,6 +147,10 @@ class Log(Protocol):
         """Names of the live members of a group; [] if it is empty or unknown."""
         ...
 
+    def drop_group(self, group: str) -> None:
+        """Drop a group with its checkpoints, if it is there. Raises `Refused` while it has members, and `Retryable`."""
+        ...
+
     def read(self, topic: str, start: Mapping[int, int] | None = None, follow: bool = False) -> Iterator[list[Record]]:
         """Records with keys and headers from `start` (default: the heads) to the ends as they are at the call.
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from projector.errors import Retryable
-from projector.store import Answer, Outcome, Store, Write
+from projector.store import Answer, Outcome, Row, Store, Write
 
 T = TypeVar("T")
 
@@ -64,6 +64,11 @@ class Patience:
 
         return self(send)
 
+    def scan(self, store: Store, set_name: str, bins: Sequence[str]) -> list[Row]:
+        """All rows of a set, at once: only for bins that are small. A scan that fails is begun anew."""
+        return self(lambda: [row for page in store.scan(set_name, bins) for row in page])
+
 
 patiently = Patience()
 write_patiently = patiently.write
+scan_patiently = patiently.scan

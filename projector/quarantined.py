@@ -1,6 +1,6 @@
 """Quarantined: the records that were not counted, read back from the quarantine topic."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -79,6 +79,20 @@ def quarantined_record(log: Log, topic: str, key: str) -> Quarantined:
     if last is None:
         raise Refused(f"no record {key} in {topic}: projector quarantine lists all, keys are topic/partition/offset")
     return last
+
+
+def quarantined_as(log: Log, topic: str, keys: Collection[str]) -> dict[str, list[Quarantined]]:
+    """Every message of these keys, of any generation, in the order of the topic; values are left out. Reads all of it.
+
+    Raises `Misconfigured`, `Retryable`.
+    """
+    found: dict[str, list[Quarantined]] = {}
+    for message in _messages(log, topic) if keys else ():
+        if message.key is not None and message.key.decode(errors="replace") in keys:
+            record = _parsed(message)
+            if record is not None:
+                found.setdefault(record.key, []).append(record._replace(value=None))
+    return found
 
 
 def moment_ms(text: str) -> int:

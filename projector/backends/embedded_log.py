@@ -86,6 +86,11 @@ class EmbeddedLog:
         with self._file.reading() as db:
             return [f"{group}-{slot}" for slot in membership.live_slots(db, group)]
 
+    def drop_group(self, group: str) -> None:
+        """Remove the group's checkpoints and its lapsed lease. Raises `Refused` while its lease holds."""
+        with self._file.writing() as db:
+            membership.drop(db, group)
+
     def read(self, topic: str, start: Mapping[int, int] | None = None, follow: bool = False) -> Iterator[list[Record]]:
         """Records of all partitions; those that `start` leaves out are read from their heads.
 

@@ -55,6 +55,14 @@ def live_slots(db: sqlite3.Connection, group: str) -> list[str]:
     return [slot for (slot,) in rows]
 
 
+def drop(db: sqlite3.Connection, group: str) -> None:
+    """Remove a group. Raises `Refused` while its lease holds."""
+    if live := live_slots(db, group):
+        raise Refused(f"group {group} has a worker, {group}-{live[0]}: stop it first")
+    db.execute("DELETE FROM log_checkpoints WHERE group_name = ?", (group,))
+    db.execute("DELETE FROM log_leases WHERE group_name = ?", (group,))
+
+
 class EmbeddedMember:
     """The holder of a group's lease, and so the group's only worker; see `Member`.
 

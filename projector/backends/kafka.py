@@ -173,6 +173,20 @@ class KafkaLog:
 
         return self._ask(f"the members of group {group}", ask)
 
+    def drop_group(self, group: str) -> None:
+        """Delete the group with its committed offsets. Raises `Refused` while it has members."""
+
+        def ask(admin: AdminClient) -> None:
+            try:
+                admin.delete_consumer_groups([group], request_timeout=ANSWER_S)[group].result()
+            except KafkaException as error:
+                if cause(error).code() == KafkaError.NON_EMPTY_GROUP:
+                    raise Refused(f"group {group} has members: stop its workers first") from error
+                if cause(error).code() != KafkaError.GROUP_ID_NOT_FOUND:
+                    raise
+
+        self._ask(f"deleting group {group}", ask)
+
     def _described(self, name: str, seconds: float = ANSWER_S) -> TopicDescription | None:
         def ask(admin: AdminClient) -> TopicDescription | None:
             answer: Future[TopicDescription] = admin.describe_topics(TopicCollection([name]), request_timeout=ANSWER_S)[

@@ -37,14 +37,11 @@ def migrate_command(
 
     Example: [bold]projector migrate --dry-run[/bold], then [bold]projector migrate[/bold]
     """
+    from projector.adoption import REGISTRY, adoptable
     from projector.adoption import adopt as adopt_rows
-    from projector.adoption import adoptable
     from projector.backends import open_log, open_store
-    from projector.generation import Generation
     from projector.migrate import migrate, standings
     from projector.patience import patiently
-    from projector.pointer import read_pointer
-    from projector.reading import live_generation
     from projector.topics import Weight, check_topics
 
     config = configured(config_file, settings)
@@ -57,15 +54,12 @@ def migrate_command(
                 if not as_json:
                     print(f"applied {migration.number} {migration.name}: {migration.title}", flush=True)
             if adopt:
-                for row in adopt_rows(store, live_generation(store, config).campaigns):
+                for row in adopt_rows(store, REGISTRY):
                     adopted.append(row)
                     if not as_json:
                         print(f"adopted {_adoption_line(row)}", flush=True)
         elif adopt:
-            pointer = read_pointer(store, 0)
-            adopted = adoptable(
-                store, (pointer.generation(config) if pointer else Generation(1, config.group)).campaigns
-            )
+            adopted = adoptable(store, REGISTRY)
         found = patiently(lambda: standings(log, store, config))
     if as_json:
         print_json(_report(found, differences, adopted))

@@ -451,6 +451,41 @@ def test_members_of_an_unknown_group(log: Log, name: str) -> None:
     assert log.members(name) == []
 
 
+def test_a_dropped_group_has_no_checkpoint(log: Log, log_place: LogPlace, topic: str, name: str) -> None:
+    """Another group keeps its own, and the group may begin anew."""
+    other = Partitions()
+    other.member = log.join(f"{name}-other", topic, "a", other)
+    MEMBERS.append(other.member)
+    member, _ = join(log, topic)
+    for each in (member, other.member):
+        assigned(each, 1)
+        each.commit([], {0: Offset(7, "seven")})
+        each.leave()
+    log_place.connect().drop_group(name)
+    assert log.checkpoint(name, topic) == {}
+    assert log.checkpoint(f"{name}-other", topic) == {0: Offset(7, "seven")}
+    member, _ = join(log, topic)
+    assigned(member, 1)
+    assert member.committed([0]) == {0: None}
+    member.commit([], {0: Offset(1, "one")})
+    assert log.checkpoint(name, topic) == {0: Offset(1, "one")}
+
+
+def test_a_group_with_a_member_is_not_dropped(log: Log, log_place: LogPlace, topic: str, name: str) -> None:
+    """Its checkpoint stays."""
+    member, _ = join(log, topic)
+    assigned(member, 1)
+    member.commit([], {0: Offset(1, "one")})
+    with pytest.raises(Refused, match=name):
+        log_place.connect().drop_group(name)
+    assert log.checkpoint(name, topic) == {0: Offset(1, "one")}
+
+
+def test_dropping_a_group_that_never_was(log: Log, name: str) -> None:
+    """Is no error."""
+    log.drop_group(name)
+
+
 def test_joining_a_topic_that_is_not_there(log: Log, name: str) -> None:
     """One clear error that names it."""
     with pytest.raises(Misconfigured, match=name):

@@ -191,6 +191,10 @@ class FaultyLog:
         """Not asked for by a worker."""
         return self._log.members(group)
 
+    def drop_group(self, group: str) -> None:
+        """Not asked for by a worker."""
+        self._log.drop_group(group)
+
     def read(self, topic: str, start: Mapping[int, int] | None = None, follow: bool = False) -> Iterator[list[Record]]:
         """Not asked for by a worker."""
         return self._log.read(topic, start, follow)

@@ -196,6 +196,12 @@ class MemoryLog:
         """The slots in the group."""
         return [f"{group}-{slot}" for slot in sorted(self.seats)]
 
+    def drop_group(self, group: str) -> None:
+        """Its checkpoint."""
+        if self.seats:
+            raise Refused(f"group {group} has members")
+        self.offsets.clear()
+
     def read(
         self,
         topic: str,

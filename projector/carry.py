@@ -1,0 +1,228 @@
+"""Carry: what was counted from records that the topic has no more, taken over from the live generation's ledger.
+
+The ledger knows the position of each id. Ids before the head go through the rebuilt generation's own ledger, like any
+others; the checkpoint is then committed at the head, with how many they are as `carried`, and the recount begins there.
+Killed at any moment and run again, it ends the same: ids that are there add nothing, and they are counted by reading.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from projector.adoption import take_over_all
+from projector.archive import Walk, places, read_rows
+from projector.balance import Totals, parse_totals
+from projector.batch import Batch
+from projector.chain import Chains
+from projector.clock import Clock
+from projector.config import Config
+from projector.errors import Fenced, LedgerDamaged, Refused, Retryable
+from projector.fold import Change, EventId, Sighting
+from projector.footing import ledgers
+from projector.generation import Generation
+from projector.ledger import Ledger, row_bound
+from projector.log import Listener, Log, Member, Offset
+from projector.patience import Patience
+from projector.settling import Settling, settle_seconds
+from projector.store import Store
+
+SLOT = "carry"
+IDS_PER_APPLY = 10_000
+ATTEMPTS = 10
+JOIN_S = 90.0
+SETTLE_S = 20.0
+PAUSE_S = 0.02
+
+
+class Gone(NamedTuple):
+    """Offsets `first` to `head` - 1 of a partition: not read by the generation, and not in the topic any more."""
+
+    partition: int
+    first: int
+    head: int
+
+
+def gone(log: Log, config: Config, generation: Generation) -> list[Gone]:
+    """What a generation can no longer read, in the order of the partitions. Raises `Retryable`."""
+    checkpoint = log.checkpoint(generation.group, config.input_topic)
+    heads = log.heads(config.input_topic)
+    first = {partition: checkpoint[partition].offset if partition in checkpoint else 0 for partition in heads}
+    return [
+        Gone(partition, first[partition], head) for partition, head in sorted(heads.items()) if first[partition] < head
+    ]
+
+
+def carry(
+    log: Log,
+    store: Store,
+    config: Config,
+    live: Generation,
+    rebuilt: Generation,
+    advance: Callable[[int], None] = lambda _: None,
+    clock: Clock = time,
+    patience_s: float = 20.0,
+) -> dict[int, int]:
+    """Carry over what is gone; answers per partition how many ids are carried in all. `advance` hears of ids read.
+
+    No worker of the rebuilt generation may run. Raises `Refused` where one does, or where a campaign may not count;
+    `LedgerDamaged` where the live ledger cannot be read whole; `Misconfigured`, `RowTooBig`, `Retryable`.
+    """
+    patience = Patience(patience_s, sleep=clock.sleep)
+    seat = f"{rebuilt.group}-{SLOT}"
+    if others := set(patience(lambda: log.members(rebuilt.group))) - {seat}:
+        raise Refused(f"generation {rebuilt.number} has workers, {', '.join(sorted(others))}: stop them first")
+    carrier = _Carrier(log, store, config, rebuilt, patience, clock)
+    for _ in range(ATTEMPTS):
+        parts = patience(lambda: gone(log, config, rebuilt))
+        if not parts:
+            if seat in patience(lambda: log.members(rebuilt.group)):
+                carrier.leave()
+            committed = patience(lambda: log.checkpoint(rebuilt.group, config.input_topic))
+            totals = {partition: parse_totals(each.metadata) for partition, each in committed.items()}
+            return {partition: each.carried for partition, each in totals.items() if each is not None}
+        with suppress(_ForgottenError):
+            carrier.carry(live, parts, advance)
+    raise Retryable("the head of the topic moves, or the store restarts, faster than ids can be carried over")
+
+
+class _ForgottenError(Retryable):
+    """Carry again."""
+
+
+class _Carrier(Listener):
+    """Applies, and commits as a member of the group. A listener that never reads a record."""
+
+    def __init__(
+        self, log: Log, store: Store, config: Config, rebuilt: Generation, patience: Patience, clock: Clock
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._config = config
+        self._rebuilt = rebuilt
+        self._patience = patience
+        self._clock = clock
+        settle_s = patience(lambda: settle_seconds(store, config.settle_ms, config.allow_volatile_store))
+        self._settling = Settling(store, settle_s, patience, clock.monotonic)
+        chains = Chains(
+            store, rebuilt, patience, self._settling, clock.monotonic, config.page_ids, config.index_mib_max << 20
+        )
+        row_bytes_max = row_bound(store, config.row_bytes_max)
+        self._ledger = Ledger(store, chains, rebuilt.pages, patience, row_bytes_max, clock.sleep)
+        self._starts: dict[int, int] = {}
+
+    def carry(self, live: Generation, parts: Sequence[Gone], advance: Callable[[int], None]) -> None:
+        """One attempt; the checkpoint tells whether it has succeeded. Raises `_ForgottenError`."""
+        self._settling.renew()
+        self._ledger.forget()
+        for campaign, reason in take_over_all(self._store, live.campaigns, self._rebuilt.campaigns).items():
+            self._settle()
+            raise Refused(f"campaign {campaign}, of generation {live.number}: {reason}: create or adopt it first")
+        changes: dict[int, Change] = {}
+        held = 0
+        for campaign, event_id, sighting in self._before_heads(live, parts, advance):
+            changes.setdefault(campaign, Change()).ids[event_id] = sighting
+            held += 1
+            if held == IDS_PER_APPLY:
+                self._apply(changes)
+                changes, held = {}, 0
+        self._apply(changes)
+        counted = Counter(sighting[2] for _, _, sighting in self._before_heads(self._rebuilt, parts, lambda _: None))
+        self._settle()
+        self._commit(parts, counted)
+
+    def _before_heads(
+        self, generation: Generation, parts: Sequence[Gone], advance: Callable[[int], None]
+    ) -> Iterator[tuple[int, EventId, Sighting]]:
+        """The ids of a generation at positions that are gone."""
+        limits = {part.partition: range(part.first, part.head) for part in parts}
+        nowhere = range(0)
+        for campaign, row in read_rows(self._store, generation, ledgers(self._store, generation)):
+            if row is None:
+                continue
+            walk = Walk(self._store, generation, campaign, row.bins)
+            for place in places(row.bins, walk):
+                for event_id, sighting in place.items():
+                    if sighting[3] in limits.get(sighting[2], nowhere):
+                        yield campaign, event_id, sighting
+                advance(len(place))
+            if walk.flaws:
+                self._settle()
+                raise LedgerDamaged(f"generation {generation.number}, campaign {campaign}: {walk.flaws[0]}")
+
+    def _apply(self, changes: Mapping[int, Change]) -> None:
+        for campaign, judgement in self._ledger.apply(changes).items():
+            if judgement.reason:
+                self._settle()
+                raise Refused(f"campaign {campaign}: {judgement.reason}: create or adopt it first")
+
+    def _settle(self) -> None:
+        """Wait until the store can no longer forget what was applied and read: before that nothing rests on it.
+
+        Raises `_ForgottenError` if it may have forgotten.
+        """
+        batch = Batch({}, self._clock.monotonic())
+        deadline = self._clock.monotonic() + self._settling.settle_ms / 1000 + SETTLE_S
+        while (settled := self._settling.settled([batch])) == 0:
+            if self._clock.monotonic() > deadline:
+                raise Retryable("the store does not settle: its device does not keep up with the writes")
+            self._clock.sleep(PAUSE_S)
+        if settled is None:
+            raise _ForgottenError("the store was restarted and may have forgotten")
+
+    # --- the checkpoint at the heads
+
+    def _commit(self, parts: Sequence[Gone], counted: Mapping[int, int]) -> None:
+        self._starts = self._patience(lambda: self._log.heads(self._config.input_topic))
+        member = self._join()
+        try:
+            with suppress(Fenced):  # not known to be committed: the checkpoint tells
+                self._await(member, {part.partition for part in parts})
+                offsets = self._offsets(member, parts, counted)
+                if offsets:
+                    member.commit([], offsets)
+        finally:
+            member.close()
+
+    def leave(self) -> None:
+        """Give up the place in the group that an attempt, or one that was killed, has left."""
+        member = self._join()
+        try:
+            self._patience(member.leave)
+        finally:
+            member.close()
+
+    def _join(self) -> Member:
+        return self._patience(lambda: self._log.join(self._rebuilt.group, self._config.input_topic, SLOT, self))
+
+    def _offsets(self, member: Member, parts: Sequence[Gone], counted: Mapping[int, int]) -> dict[int, Offset]:
+        """The checkpoint at the heads, with what is carried added to its totals; {} if another has moved it."""
+        found = self._patience(lambda: member.committed([part.partition for part in parts]))
+        offsets: dict[int, Offset] = {}
+        for part in parts:
+            before = found.get(part.partition)
+            if (before.offset if before is not None else 0) != part.first:
+                return {}
+            totals = parse_totals(before.metadata) if before is not None else Totals()
+            carried = Totals(carried=counted.get(part.partition, 0))
+            offsets[part.partition] = Offset(part.head, totals.plus(carried).metadata() if totals else "")
+        return offsets
+
+    def _await(self, member: Member, partitions: set[int]) -> None:
+        member.pause(True)
+        deadline = self._clock.monotonic() + JOIN_S
+        while not partitions <= member.positions().keys():
+            if self._clock.monotonic() > deadline:
+                raise Refused(f"group {self._rebuilt.group} has other members: stop its workers first")
+            member.poll(1, 100)
+
+    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """At the heads; nothing is read."""
+        return {partition: self._starts[partition] for partition in partitions}
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        """Nothing is in hand."""
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        """Nothing is in hand."""
