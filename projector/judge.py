@@ -1,7 +1,7 @@
 """Every record of a batch gets its verdict: decode -> resolve -> fold -> apply, and what is set aside."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import NamedTuple
@@ -42,9 +42,12 @@ class Judge:
         patience: Patience,
         settling: Settling,
         clock: Clock,
+        campaigns: Collection[int] | None = None,
     ) -> None:
+        """`campaigns`: events of any others are rejected (None: there are no others)."""
         self._config = config
         self._generation = generation
+        self._campaigns = campaigns
         self._decode = Decoder(config.source_set).decode
         self._tags = Tags(store, patience)
         chains = Chains(
@@ -96,10 +99,13 @@ class Judge:
         for record, event in zip(records, events, strict=True):
             if isinstance(event, Event):
                 campaign = campaigns.get(event.tag)
-                if campaign is not None:
+                if campaign is None:
+                    unfit = Unfit("parked", "unknown-tag", f"tag {event.tag}")
+                elif self._campaigns is None or campaign in self._campaigns:
                     known.append((record, event, campaign))
                     continue
-                unfit = Unfit("parked", "unknown-tag", f"tag {event.tag}")
+                else:
+                    unfit = Unfit("rejected", "other-campaign", f"campaign {campaign}")
             else:
                 unfit = event
             counts[unfit.verdict][record.partition] += 1

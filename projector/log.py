@@ -135,6 +135,10 @@ class Log(Protocol):
         """Per partition the offset that read_committed ends at now."""
         ...
 
+    def offsets_at(self, topic: str, timestamp_ms: int) -> dict[int, int]:
+        """Per partition the first offset with a timestamp not before that; the end where there is none."""
+        ...
+
     def checkpoint(self, group: str, topic: str) -> dict[int, Offset]:
         """The committed offsets of a group, without joining it; partitions without one are left out."""
         ...

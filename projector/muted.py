@@ -1,7 +1,7 @@
 """A muted worker: the same loop on a generation that is not live; it tells nobody anything, and keeps below a bound."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from projector.batch import Batch
 from projector.clock import Clock
@@ -41,6 +41,11 @@ class CommittedBound:
         return self._offsets
 
 
+def below(bound: Callable[[], Mapping[int, int]], until: Mapping[int, int]) -> Callable[[], Mapping[int, int]]:
+    """The lower of both; a partition that `until` does not name is not read."""
+    return lambda: {partition: min(offset, until.get(partition, 0)) for partition, offset in bound().items()}
+
+
 class _Silence(LastWord):
     """Nothing was said, so no last word is owed."""
 
@@ -54,7 +59,8 @@ class _Silence(LastWord):
 class MutedProjector(Projector):
     """A worker that neither publishes nor quarantines, and applies nothing at or past `bound()`, per partition.
 
-    A partition without a bound is not read. Verdicts and totals are those that a worker with a voice would have.
+    A partition without a bound is not read. Verdicts and totals are those that a worker with a voice would have; with
+    `campaigns`, for a scratch generation, events of others are rejected.
     """
 
     def __init__(
@@ -67,8 +73,7 @@ class MutedProjector(Projector):
         settle_s: float,
         *,
         bound: Callable[[], Mapping[int, int]],
-        accept_head: bool = False,
-        restore_checkpoint: bool = False,
+        campaigns: Collection[int] | None = None,
         admitted: Callable[[], bool] = lambda: True,
         beat: Callable[[], None] = lambda: None,
         clock: Clock = time,
@@ -82,8 +87,7 @@ class MutedProjector(Projector):
             NO_EPOCH,
             slot,
             settle_s,
-            accept_head=accept_head,
-            restore_checkpoint=restore_checkpoint,
+            campaigns=campaigns,
             admitted=admitted,
             beat=beat,
             clock=clock,

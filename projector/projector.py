@@ -12,7 +12,7 @@ The argument, fault by fault, stands in docs/exactly-once.md.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
 
 from projector import kpi
@@ -44,7 +44,7 @@ class Projector(Listener):
     """One worker of one generation.
 
     `slot` names its transactions and its place in the group. `accept_head` and `restore_checkpoint` answer for an
-    operator what to do where offsets are gone. `admitted` is asked after every assignment, before anything is applied
+    operator what to do where offsets are gone. `campaigns`: count these alone (None: all). `admitted` is asked after every assignment, before anything is applied
     or committed: whether this generation, role and epoch are what the pointer row says; if not, the worker leaves.
     `beat` is called at least once per call to log or store.
     """
@@ -61,6 +61,7 @@ class Projector(Listener):
         *,
         accept_head: bool = False,
         restore_checkpoint: bool = False,
+        campaigns: Collection[int] | None = None,
         admitted: Callable[[], bool] = lambda: True,
         beat: Callable[[], None] = lambda: None,
         clock: Clock = time,
@@ -79,7 +80,7 @@ class Projector(Listener):
         self._clock = clock
         self._patience = Patience(patience_s, self._note, clock.sleep)
         self._settling = Settling(store, settle_s, self._patience, clock.monotonic)
-        self._judge = Judge(store, config, generation, self._patience, self._settling, clock)
+        self._judge = Judge(store, config, generation, self._patience, self._settling, clock, campaigns)
         self._last_word = LastWord(
             store, generation.campaigns, self._patience, config.republish_ms / 1000, clock.monotonic
         )

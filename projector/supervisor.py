@@ -86,15 +86,15 @@ class _Worker:
                 logger.log(level if isinstance(level, int) else logging.INFO, "%s: %s", self.slot, told.get("message"))
 
 
-def supervise(slots: Sequence[str], command: Sequence[str], signals: Callable[[], int]) -> int:
+def supervise(slots: Sequence[str], command: Sequence[str], signals: Callable[[], int], quiet: bool = False) -> int:
     """Run one worker process per slot until all have ended; answers the exit code.
 
     `command` starts a worker, `--slot` is added. `signals` counts the stop signals so far: the first stops all in
     order, the second at once. A worker is started again after the watchdog's exit code and after signals only; slot
-    taken ends that worker alone, any other failure ends all.
+    taken ends that worker alone, any other failure ends all. `quiet`: the caller shows how they get on.
     """
     workers = [_Worker(slot, command) for slot in slots]
-    progress = Progress(lambda: Sample.sum(worker.sample for worker in workers))
+    progress = None if quiet else Progress(lambda: Sample.sum(worker.sample for worker in workers))
     told = 0
     result = 0
     while True:
@@ -122,9 +122,11 @@ def supervise(slots: Sequence[str], command: Sequence[str], signals: Callable[[]
                         other.start_at = None
                         other.signal(signal.SIGTERM)
         if not any(worker.running or worker.start_at is not None for worker in workers):
-            progress.close()
+            if progress:
+                progress.close()
             return result
-        progress()
+        if progress:
+            progress()
         time.sleep(TICK_S)
 
 

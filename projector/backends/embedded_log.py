@@ -69,6 +69,12 @@ class EmbeddedLog:
         with self._file.reading() as db:
             return {each.number: each.end for each in topics.partitions(db, topics.topic_id(db, topic))}
 
+    def offsets_at(self, topic: str, timestamp_ms: int) -> dict[int, int]:
+        """Found by reading on from the head."""
+        with self._file.reading() as db:
+            partitions = topics.partitions(db, topics.topic_id(db, topic))
+            return {each.number: topics.offset_at(db, each, timestamp_ms) for each in partitions}
+
     def checkpoint(self, group: str, topic: str) -> dict[int, Offset]:
         """The committed offsets of a group."""
         with self._file.reading() as db:

@@ -189,3 +189,13 @@ def delete_before(db: sqlite3.Connection, partition: Partition, offset: int) -> 
     head = min(max(offset, partition.head), partition.end)
     db.execute("DELETE FROM log_records WHERE id >= ? AND id < ?", (base, base + head))
     db.execute("UPDATE log_partitions SET head = ? WHERE id = ?", (head, partition.id))
+
+
+def offset_at(db: sqlite3.Connection, partition: Partition, timestamp_ms: int) -> int:
+    """The first offset with a timestamp not before that; the end where there is none."""
+    base = partition.id << OFFSET_BITS
+    found = db.execute(
+        "SELECT id FROM log_records WHERE id >= ? AND id < ? AND timestamp_ms >= ? ORDER BY id LIMIT 1",
+        (base + partition.head, base + partition.end, timestamp_ms),
+    ).fetchone()
+    return int(found[0]) - base if found else partition.end

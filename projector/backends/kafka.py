@@ -121,6 +121,13 @@ class KafkaLog:
         """Per partition the last stable offset."""
         return self._offsets(topic, _LATEST, IsolationLevel.READ_COMMITTED)
 
+    def offsets_at(self, topic: str, timestamp_ms: int) -> dict[int, int]:
+        """As the broker's time index says."""
+        spec: OffsetSpec = OffsetSpec.for_timestamp(timestamp_ms)  # type: ignore[no-untyped-call]  # no hints
+        found = self._offsets(topic, spec, IsolationLevel.READ_COMMITTED)
+        ends = self.ends(topic)
+        return {partition: ends[partition] if offset < 0 else offset for partition, offset in found.items()}
+
     def checkpoint(self, group: str, topic: str) -> dict[int, Offset]:
         """The committed offsets of a group; waits out a transaction that is about to commit some."""
         partitions = self._partitions(topic)

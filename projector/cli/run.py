@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,6 +83,7 @@ def run(
     ] = False,
     log_format: Annotated[LogFormat, typer.Option(help="Log lines as text or as JSON.")] = LogFormat.TEXT,
     supervisor: Annotated[int | None, typer.Option("--supervised-by", hidden=True)] = None,
+    building: Annotated[int | None, typer.Option("--building", hidden=True)] = None,
 ) -> None:
     """Count the events of the input topic, each exactly once, and publish the new totals.
 
@@ -97,7 +98,7 @@ def run(
     host = socket.gethostname()
     if workers is None:
         name = slot or f"{host}-0"
-        _work(config, name, until_end, accept_head, restore_checkpoint, supervisor)
+        _work(config, name, until_end, accept_head, restore_checkpoint, supervisor, building)
         return
     if slot:
         raise typer.BadParameter(
@@ -131,11 +132,22 @@ def spare_the_collector() -> None:
 
 
 def _work(
-    config: "Config", slot: str, until_end: bool, accept_head: bool, restore_checkpoint: bool, supervisor: int | None
+    config: "Config",
+    slot: str,
+    until_end: bool,
+    accept_head: bool,
+    restore_checkpoint: bool,
+    supervisor: int | None,
+    building: int | None,
 ) -> None:
-    """Run one worker in this process; `supervisor` is the process that would start it again."""
-    from projector.following import Watch, follow
+    """Run one worker in this process; `supervisor` is the process that would start it again.
+
+    `building`: the generation that it builds, muted, instead of following the live one.
+    """
+    from projector.following import Watch, build, follow
+    from projector.generations import read
     from projector.metrics import Metrics
+    from projector.muted import MutedProjector, below
     from projector.pointer import PointerRow
     from projector.progress import Progress, Sample
     from projector.projector import Projector
@@ -173,6 +185,26 @@ def _work(
             worker.metrics = metrics
             return worker
 
+        def make_muted(
+            generation: "Generation", bound: Callable[[], Mapping[int, int]], admitted: Callable[[], bool]
+        ) -> MutedProjector:
+            nonlocal worker
+            scope = read(store, generation.number)
+            worker = muted = MutedProjector(
+                log,
+                store,
+                config,
+                generation,
+                slot,
+                cleared.settle_s,
+                bound=bound if scope.until is None else below(bound, scope.until),
+                campaigns=scope.campaigns,
+                admitted=admitted,
+                beat=watchdog.beat,
+            )
+            muted.metrics = metrics
+            return muted
+
         spare_the_collector()
         watchdog.start()
         progress = Progress(
@@ -183,9 +215,13 @@ def _work(
             watchdog.beat()
             progress()
 
-        logger.info("slot %s, generation %d, settling %d ms", slot, cleared.generation.number, cleared.settle_s * 1000)
+        number = building or cleared.generation.number
+        logger.info("slot %s, generation %d, settling %d ms", slot, number, cleared.settle_s * 1000)
         watch = Watch(PointerRow(store, cleared.settle_s), tick=waiting)
-        follow(watch, config, make, until_end, stopping, progress)
+        if building is None:
+            follow(watch, config, make, until_end, stopping, progress)
+        else:
+            build(watch, log, config, building, make_muted, stopping, progress)
         progress.close()
         watchdog.stop()
     finally:

@@ -539,6 +539,16 @@ def test_heads_and_ends(log: Log, log_place: LogPlace, topic3: str) -> None:
     assert len(everything(log, topic3)) == 6 + 10
 
 
+def test_offsets_at_a_time(log: Log, topic3: str) -> None:
+    """The first record that is not older, whatever comes behind it; the end where all are older."""
+    stamps = {0: (1_000, 3_000, 2_000, 4_000), 1: (1_500,)}
+    log.append([Message(topic3, None, b"", (), p, stamp) for p, each in stamps.items() for stamp in each])
+    assert log.offsets_at(topic3, 0) == {0: 0, 1: 0, 2: 0}
+    assert log.offsets_at(topic3, 2_000) == {0: 1, 1: 1, 2: 0}
+    assert log.offsets_at(topic3, 3_500) == {0: 3, 1: 1, 2: 0}
+    assert log.offsets_at(topic3, 9_000) == {0: 4, 1: 1, 2: 0}
+
+
 def test_read_gives_whole_records(log: Log, topic: str) -> None:
     """Keys, headers in order and repeated, nulls, timestamps, offsets."""
     headers = [("reason", b"not-json"), ("detail", "ünï".encode()), ("reason", b"")]

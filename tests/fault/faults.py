@@ -170,6 +170,11 @@ class FaultyLog:
         _after(_before(self._faults, "ends"), "ends")
         return self._log.ends(topic)
 
+    def offsets_at(self, topic: str, timestamp_ms: int) -> dict[int, int]:
+        """May fail."""
+        _after(_before(self._faults, "offsets_at"), "offsets_at")
+        return self._log.offsets_at(topic, timestamp_ms)
+
     def checkpoint(self, group: str, topic: str) -> dict[int, Offset]:
         """May fail."""
         _after(_before(self._faults, "checkpoint"), "checkpoint")

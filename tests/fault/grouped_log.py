@@ -48,6 +48,10 @@ class GroupedLog:
             group._expire_transactions()
         return self._any.ends(topic)
 
+    def offsets_at(self, topic: str, timestamp_ms: int) -> dict[int, int]:
+        """As the port's."""
+        return self._any.offsets_at(topic, timestamp_ms)
+
     def checkpoint(self, group: str, topic: str) -> dict[int, Offset]:  # noqa: ARG002  # the port's
         """Not while a transaction with offsets is open, as Kafka."""
         held = self.group(group)

@@ -182,6 +182,15 @@ class MemoryLog:
         self._expire_transactions()
         return {number: each.end for number, each in enumerate(self.topics[topic])}
 
+    def offsets_at(self, topic: str, timestamp_ms: int) -> dict[int, int]:
+        """Per partition."""
+        found = {}
+        for number, each in enumerate(self.topics[topic]):
+            stamps = [entry.record.timestamp_ms if entry.record else -1 for entry in each.entries[: each.end]]
+            later = (offset for offset, stamp in enumerate(stamps) if offset >= each.head and stamp >= timestamp_ms)
+            found[number] = next(later, each.end)
+        return found
+
     def checkpoint(self, group: str, topic: str) -> dict[int, Offset]:  # noqa: ARG002  # the port's
         """What is committed; what hangs in an open transaction is not."""
         return dict(self.offsets)
