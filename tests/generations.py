@@ -85,6 +85,10 @@ class Counting:
         for event_id, sighting in ids.items():
             self.ledger.apply({campaign: Change({event_id: list(sighting)})})
 
+    def judge(self, campaign: int, event_id: EventId, sighting: Sighting) -> bool:
+        """Whether it is counted at this position."""
+        return bool(self.ledger.apply({campaign: Change({event_id: list(sighting)})})[campaign].counted)
+
     def add(self, campaign: int, ids: Mapping[EventId, Sighting]) -> None:
         """All in one change."""
         self.ledger.apply({campaign: Change({event_id: list(sighting) for event_id, sighting in ids.items()})})
@@ -94,7 +98,7 @@ def ids_of(store: Store, generation: Generation, campaign: int) -> dict[EventId,
     """All that a campaign's ledger holds, page by page from its row; an id in two places is an error."""
     held: dict[EventId, Sighting] = {}
     for _, row in read_rows(store, generation, [campaign]):
-        if row is not None:
+        if row is not None and "seal" in row.bins:
             for place in places(row.bins, Walk(store, generation, campaign, row.bins)):
                 assert not place.keys() & held.keys()
                 held.update(place)
