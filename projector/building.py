@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from projector.adoption import take_over_all
 from projector.clock import Clock
 from projector.comparison import Cause, Comparer, Comparison
 from projector.config import Config
@@ -90,7 +91,9 @@ class WorkersFailed(Fatal):
     """The muted workers ended with an error, which they have told."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"the workers that build it ended with exit code {code}; the same command goes on where it was")
+        super().__init__(
+            f"the workers that build it ended with exit code {code}; the same command goes on where it was"
+        )
         self.exit_code = code
 
 
@@ -146,6 +149,7 @@ class Building:
         if self._pointer.live == self._target.number:
             return Result(Ending.ALREADY, self._pointer, None, 0.0)
         try:
+            self._take_over()
             self._catch_up()
             comparer = Comparer(self._log, self._store, self._config, self._live, self._target, self._scope())
             if not switch:
@@ -167,6 +171,11 @@ class Building:
         if self._build.until is not None:
             goals = {partition: min(goal, self._build.until.get(partition, 0)) for partition, goal in goals.items()}
         return Advance({partition: each.offset for partition, each in at.items()}, goals)
+
+    def _take_over(self) -> None:
+        """Campaigns that no event names have an opening all the same."""
+        if self._build.campaigns is None:
+            take_over_all(self._store, self._live.campaigns, self._target.campaigns)
 
     def _scope(self) -> Scope:
         return Scope(self._build.campaigns, self._build.until)
@@ -206,6 +215,7 @@ class Building:
         def compare(_old: Generation, _target: Generation, _final: Mapping[int, int]) -> list[Comparison]:
             if read(self._store, self._target.number).state is State.ABANDONED:
                 raise Refused(f"generation {self._target.number} was abandoned meanwhile: nothing was switched")
+            self._take_over()
             found = self._comparison = comparer.compare(self._comparing)
             damaged = [each for each in found.ledgers if each.generation == self._target.number]
             if damaged:

@@ -44,9 +44,9 @@ class Projector(Listener):
     """One worker of one generation.
 
     `slot` names its transactions and its place in the group. `accept_head` and `restore_checkpoint` answer for an
-    operator what to do where offsets are gone. `campaigns`: count these alone (None: all). `admitted` is asked after every assignment, before anything is applied
-    or committed: whether this generation, role and epoch are what the pointer row says; if not, the worker leaves.
-    `beat` is called at least once per call to log or store.
+    operator what to do where offsets are gone. `campaigns`: count these alone (None: all). `admitted` is asked after
+    every assignment, before anything is applied or committed: whether this generation, role and epoch are what the
+    pointer row says; if not, the worker leaves. `beat` is called at least once per call to log or store.
     """
 
     def __init__(

@@ -123,7 +123,7 @@ class KafkaLog:
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> dict[int, int]:
         """As the broker's time index says."""
-        spec: OffsetSpec = OffsetSpec.for_timestamp(timestamp_ms)  # type: ignore[no-untyped-call]  # no hints
+        spec = OffsetSpec.for_timestamp(timestamp_ms)
         found = self._offsets(topic, spec, IsolationLevel.READ_COMMITTED)
         ends = self.ends(topic)
         return {partition: ends[partition] if offset < 0 else offset for partition, offset in found.items()}

@@ -31,7 +31,7 @@ def confirmed(question: str, yes: bool) -> None:
 
 @app.command("generations", epilog="Example: [bold]projector generations[/bold]")
 def generations_command(config_file: ConfigFile = None, settings: Settings = None, as_json: AsJson = False) -> None:
-    """List the generations: state, ids, totals, checkpoint, when built and by which version; and the pointer's history."""
+    """List the generations: state, ids, totals, checkpoint, when built and by which version; and the history."""
     from projector.backends import open_log, open_store
     from projector.generations import standings
     from projector.pointer import read_pointer
@@ -171,5 +171,7 @@ def rewind(
     if as_json:
         print_json({"live": live, "epoch": rewound.pointer.epoch, "before": rewound.before})
     else:
-        print(f"generation {live} starts again at 0, epoch {rewound.pointer.epoch} (it was at {offsets(rewound.before)})")
+        print(
+            f"generation {live} starts again at 0, epoch {rewound.pointer.epoch} (it was at {offsets(rewound.before)})"
+        )
         print("next: projector run")

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from projector.lease import Lease
     from projector.log import Log
     from projector.plan import Plan
-    from projector.pointer import PointerRow
     from projector.store import Store
 
 IDS_SHOWN = 20
@@ -55,7 +54,7 @@ class _System:
         self.log: Log = open_log(config)
         self.store: Store = open_store(config)
         settle_s = settle_seconds(self.store, config.settle_ms, config.allow_volatile_store)
-        self.row: PointerRow = PointerRow(self.store, settle_s)
+        self.row = PointerRow(self.store, settle_s)
 
     def close(self) -> None:
         self.log.close()
@@ -242,9 +241,7 @@ def _make_live(
     _end(result, number, as_json, {})
 
 
-def _unfinished(
-    store: "Store", live: int, campaigns: list[int] | None, until: dict[int, int] | None
-) -> "Build | None":
+def _unfinished(store: "Store", live: int, campaigns: list[int] | None, until: dict[int, int] | None) -> "Build | None":
     """The generation that an earlier run of the same command has left, to go on with."""
     from projector.generations import State, builds
 
@@ -268,7 +265,9 @@ def _limits(log: "Log", config: "Config", until: str) -> dict[int, int]:
     try:
         moment = datetime.fromisoformat(until)
     except ValueError:
-        raise typer.BadParameter(f"{until!r} is neither offsets (0:1200,1:900) nor a time", param_hint="--until") from None
+        raise typer.BadParameter(
+            f"{until!r} is neither offsets (0:1200,1:900) nor a time", param_hint="--until"
+        ) from None
     if moment.tzinfo is None:
         raise typer.BadParameter(f"{until!r} names no time zone: append Z for UTC", param_hint="--until")
     return patiently(lambda: log.offsets_at(config.input_topic, round(moment.timestamp() * 1000)))
@@ -357,7 +356,7 @@ def _print(result: "Result", number: int, carried: dict[int, int]) -> None:
         _print_comparison(comparison)
     if carried:
         recounted = (comparison.ids_held[1] if comparison else 0) - sum(carried.values())
-        print(f"{sum(carried.values()):,} ids were carried over from the live ledger, {recounted:,} counted from the topic")
+        print(f"{sum(carried.values()):,} ids were carried over from the live ledger, {recounted:,} recounted")
     match result.ending:
         case Ending.SWITCHED:
             print(f"generation {number} is live, epoch {result.pointer.epoch} (closed for {result.closed_s:.1f} s)")
