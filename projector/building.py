@@ -185,9 +185,10 @@ class Building:
         began, first = self._clock.monotonic(), self.advance().done
         while True:
             self._lease.renew()
-            self._workers.see_to()
             advance = self.advance()
             self._shown(advance)
+            if advance.lag:
+                self._workers.see_to()
             rate = (advance.done - first) / max(self._clock.monotonic() - began, TICK_S)
             left = sum(advance.lag.values())
             # What is written once and never grows is awaited to the end.
@@ -245,9 +246,11 @@ class Building:
         if self._build.state is State.SCRATCH:
             state = State.SCRATCH
         source = comparison.checkpoints[0] if comparison else self._build.source
-        now_ms = self._row.now_ms()
+        built_ms = self._build.built_ms
+        if built_ms is None and self._build.created_ms is not None:
+            built_ms = self._row.now_ms()
         held = totals(self._store, self._target)
-        record(self._store, self._build._replace(state=state, built_ms=now_ms, source=source, totals=held))
+        record(self._store, self._build._replace(state=state, built_ms=built_ms, source=source, totals=held))
 
 
 def lasts(comparison: Comparison) -> bool:
