@@ -83,8 +83,10 @@ def console() -> "Console":
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show how a long command gets on, on stderr; yields `advance(n)`, to be called with what was done since.
+
+    `total` None: not known.
 
     A bar on a terminal; elsewhere plain lines, at most one every 10 s, and one at the end.
     """
@@ -99,16 +101,17 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
         return
 
     done, told = 0, time.monotonic()
+    whole = "" if total is None else f" of {total:,}"
 
     def advance(amount: int) -> None:
         nonlocal done, told
         done += amount
         if time.monotonic() - told >= PROGRESS_SECONDS:
             told = time.monotonic()
-            print(f"{description}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+            print(f"{description}: {done:,}{whole}", file=sys.stderr, flush=True)
 
     yield advance
-    print(f"{description}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+    print(f"{description}: {done:,}{whole}", file=sys.stderr, flush=True)
 
 
 def _print_version(asked: bool) -> None:

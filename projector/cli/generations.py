@@ -132,7 +132,7 @@ def abandon(
             shown(rows)
             lease.renew()
 
-        with progress(f"rows of generation {number}", 0) as shown:
+        with progress(f"rows of generation {number}", None) as shown:
             drop(log, store, config, number, advance)
         lease.release()
     if as_json:

@@ -157,7 +157,7 @@ def rebuild(
                 build = create(store, config, sorted(campaign) if campaign else None, limits, scratch)
             carried: dict[int, int] = {}
             if carry and planned.gone:
-                with progress("ids of the live ledger", 0) as shown:
+                with progress("ids of the live ledger", None) as shown:
 
                     def advance(ids: int) -> None:
                         shown(ids)
