@@ -88,6 +88,7 @@ class ActorLog:
 
     def join(self, group: str, topic: str, slot: str, listener: Listener) -> "ActorMember":
         self._stop()
+        self._actor.world.dawdle(self._actor)
         member = self._log.join(group, topic, slot, listener)
         self._actor.seats.add((group, slot))
         return ActorMember(member, self._actor, (group, slot))
@@ -193,6 +194,7 @@ class World:
             "page_ids": choose.choice((2, 1000)),
         }
         self.config = Config(**settings)
+        self.muted_config = Config(**settings | {"batch_records": choose.choice((1, 1, 8))})
         self._ids = [str(uuid.UUID(int=choose.getrandbits(128))) for _ in range(choose.choice((6, 25)))]
         self.truth: dict[str, tuple[int, str]] = {}
         self.actors: dict[str, Actor] = {}
@@ -242,7 +244,8 @@ class World:
             patches.enter_context(patch("random.uniform", self.choose.uniform))
             patches.enter_context(patch.object(following, "LOOK_S", self.choose.choice((0.25, 1.0, 8.0))))
             try:
-                self._append()
+                for _ in range(5):
+                    self._append()  # a backlog is applied in fewer writes by those who take more of it at a time
                 for _ in range(steps):
                     self._step()
                 self._come_to_rest()
@@ -353,7 +356,7 @@ class World:
             return MutedProjector(
                 ActorLog(self.log, actor),
                 SteppedStore(self.store, actor, self.late),
-                self.config,
+                self.muted_config,
                 generation,
                 actor.name,
                 self.settle_s,
@@ -450,6 +453,8 @@ class World:
                 value = json.dumps({"msg": "write", "key": ["test", "events", "x", None], "bins": bins}).encode()
             partition = self.choose.randrange(len(self.log.heads(INPUT)))
             self.log.append([Message(INPUT, None, value, (), partition, 0)])
+            if self.choose.random() < 0.2:
+                self.log.append_marker(INPUT, partition)
 
     def _pass(self) -> None:
         self.now += self.choose.choice((0.05, 0.2, 1.0, 7.0))
@@ -488,6 +493,11 @@ class World:
         """Somebody notices nothing for a while, whatever call it is about to make."""
         if actor := self._someone():
             actor.wake = self.now + self.choose.choice((0.5, 2.0, 10.0))
+
+    def dawdle(self, actor: Actor) -> None:
+        """A worker is slow to join: what it read before may be long gone."""
+        if not self.quiet and self.choose.random() < 0.15:
+            actor.sleep(self.choose.choice((0.5, 2.0, 7.0)))
 
     def _stall(self) -> None:
         self.store.stall(self.choose.random() < 0.5)
@@ -550,16 +560,25 @@ class World:
             self._land()
         for actor in self.actors.values():
             actor.fault = None
-        for _ in range(REST_STEPS):
-            self._step()
-            if not any(self.jobs) and self._at_rest():
-                break
-        else:
-            raise AssertionError(f"STUCK: jobs {self.jobs}, pointer {self._pointer()}, {self._offsets()}")
+        self._rest()
+        # More of it for whoever is live in the end: readers must not hold on to what another generation said.
+        self._ids = [str(uuid.UUID(int=self.choose.getrandbits(128))) for _ in range(4)]
+        self._records_left = 8
+        self._append()
+        self._append()
+        self._rest()
         until = self.now + 4.0
         while self.now < until:
             self._step()
         self.check()
+
+    def _rest(self) -> None:
+        """Until nothing is left to do."""
+        for _ in range(REST_STEPS):
+            self._step()
+            if not any(self.jobs) and self._at_rest():
+                return
+        raise AssertionError(f"STUCK: jobs {self.jobs}, pointer {self._pointer()}, {self._offsets()}")
 
     def _pointer(self) -> Mapping[str, Any]:
         bins = self.store._rows[POINTER][-1].bins

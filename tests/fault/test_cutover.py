@@ -13,7 +13,7 @@ from tests.fault.cutover_mutations import MUTATIONS, caught
 from tests.fault.generations import run
 
 SHORT_STEPS = 700
-CALLS_MAX = 400
+CALLS_MAX = 150
 THERE_AND_BACK = ((2, 1),)
 
 
