@@ -146,12 +146,13 @@ MUTATIONS: Sequence[Callable[[Patch], None]] = (
 def caught(mutation: Callable[[Patch], None], seeds_max: int = SEEDS_MAX) -> str | None:
     """What the first seed that sees it says; None if it survives."""
     for seed in range(seeds_max):
-        with pytest.MonkeyPatch.context() as patch:
-            mutation(patch)
-            try:
-                run(seed)
-            except AssertionError as error:
-                return str(error).splitlines()[0]
+        for jobs in (None, ((2, 1),)):
+            with pytest.MonkeyPatch.context() as patch:
+                mutation(patch)
+                try:
+                    run(seed, jobs=jobs)
+                except AssertionError as error:
+                    return str(error).splitlines()[0]
     return None
 
 
