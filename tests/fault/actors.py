@@ -5,8 +5,9 @@ from typing import Any, Protocol
 
 from projector.errors import Fenced, Retryable
 from projector.log import Listener, Member, Message, Offset, Record
+from projector.store import StoreState
 from tests.fault.grouped_log import GroupedLog
-from tests.fault.stepped import CrashError, Stepped
+from tests.fault.stepped import CrashError, Stepped, SteppedStore
 
 
 class Surroundings(Protocol):
@@ -16,6 +17,10 @@ class Surroundings(Protocol):
 
     def dawdle(self, actor: "Actor") -> None:
         """Called before it joins a group."""
+        ...
+
+    def before_state(self) -> None:
+        """Called before it asks for the store's incarnation."""
         ...
 
     def committing(self, actor: "Actor", group: str, offsets: Mapping[int, Offset]) -> None:
@@ -52,6 +57,15 @@ class Actor(Stepped):
         """Nothing until then."""
         self.wake = self.world.now + seconds
         self.wait()
+
+
+class ActorStore(SteppedStore):
+    """The store as one actor meets it; it may crash right before it is asked for its incarnation."""
+
+    def state(self) -> StoreState:
+        assert isinstance(self._worker, Actor)
+        self._worker.world.before_state()
+        return super().state()
 
 
 class ActorLog:

@@ -29,12 +29,12 @@ from projector.patience import Patience
 from projector.pointer import POINTER, PointerRow, create_pointer
 from projector.projector import Projector
 from projector.store import Clear, Operation, Presence, Put, RowKey, Write
-from tests.fault.actors import Actor, ActorLog
+from tests.fault.actors import Actor, ActorLog, ActorStore
 from tests.fault.grouped_log import GroupedLog
 from tests.fault.memory_log import MemoryLog
 from tests.fault.memory_store import MemoryStore
 from tests.fault.oracle import INPUT, KINDS, KPI, QUARANTINE
-from tests.fault.stepped import SteppedStore, choose_fault
+from tests.fault.stepped import choose_fault
 
 BASE = "projector"
 NUMBERS = (1, 2)
@@ -203,7 +203,7 @@ class World:
     # --- bodies
 
     def _row(self, actor: Actor) -> PointerRow:
-        store = SteppedStore(self.store, actor, self.late)
+        store = ActorStore(self.store, actor, self.late)
         patience = Patience(0.0, sleep=actor.sleep)
         return PointerRow(store, self.settle_s, patience=patience, clock=actor, now_ms=lambda: round(self.now * 1000))
 
@@ -212,7 +212,7 @@ class World:
             self.say(f"{actor.name}: live in {generation.number}, epoch {epoch}")
             return Projector(
                 ActorLog(self.log, actor),
-                SteppedStore(self.store, actor, self.late),
+                ActorStore(self.store, actor, self.late),
                 self.config,
                 generation,
                 epoch,
@@ -235,7 +235,7 @@ class World:
             self.say(f"{actor.name}: muted in {generation.number}")
             return MutedProjector(
                 ActorLog(self.log, actor),
-                SteppedStore(self.store, actor, self.late),
+                ActorStore(self.store, actor, self.late),
                 self.muted_config,
                 generation,
                 actor.name,
@@ -283,7 +283,7 @@ class World:
 
     def _lease(self, actor: Actor, number: int) -> Lease:
         pids = {f"op{n}": 100 * (n + 1) + self._born[f"op{n}"] for n in range(len(self.jobs))}
-        store, patience = SteppedStore(self.store, actor, self.late), Patience(0.0, sleep=actor.sleep)
+        store, patience = ActorStore(self.store, actor, self.late), Patience(0.0, sleep=actor.sleep)
         return Lease(
             store,
             "a cutover",
@@ -373,6 +373,11 @@ class World:
         """Somebody notices nothing for a while, whatever call it is about to make."""
         if actor := self._someone():
             actor.wake = self.now + self.choose.choice((0.5, 2.0, 10.0))
+
+    def before_state(self) -> None:
+        """What was read of the pointer so far may be forgotten, and the incarnation of now does not tell."""
+        if not self.quiet and self._unrest and self.choose.random() < 0.1:
+            self._forget_the_pointer()
 
     def dawdle(self, actor: Actor) -> None:
         """A worker is slow to join: what it read before may be long gone."""
