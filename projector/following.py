@@ -186,18 +186,16 @@ def _worked(
     progress: Callable[[], None],
 ) -> bool:
     """Run it; whether it ended by itself, and not because the pointer says so."""
-    sent_away = False
 
     def ending() -> bool:
-        nonlocal sent_away
-        sent_away = not watch.fits(role)
-        return sent_away or stopping()
+        worker.dismissed = worker.dismissed or not watch.fits(role)
+        return worker.dismissed or stopping()
 
     try:
         worker.run(until_end, ending, progress)
     except Retryable as error:
-        if not (sent_away or worker.dismissed):
+        if not worker.dismissed:
             raise
         # Its group keeps the place until the session ends; what it had in hand is read again.
         logger.warning("generation %d was not left in order: %s", role.generation, error)
-    return not (sent_away or worker.dismissed)
+    return not worker.dismissed

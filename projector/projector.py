@@ -96,7 +96,7 @@ class Projector(Listener):
         self._assignment_failed = False
         self._newly_assigned = False
         self.dismissed = False
-        """It is not `admitted` any more, and does nothing but leave."""
+        """The pointer row says something else by now: it commits what is in hand, and leaves."""
         self._reported_at = float("-inf")
         self._probed_at = float("-inf")
         self._ends: Mapping[int, int] = {}
@@ -207,7 +207,8 @@ class Projector(Listener):
             self._drain(deadline)
             for _ in range(LAST_WORDS_MAX):
                 # Stale: records of a dropped queue were polled, so positions are past what has a verdict.
-                if self._last_word.published and not self._stale:
+                # Dismissed: whoever is live next has a sweep before it.
+                if self._last_word.published and not (self._stale or self.dismissed):
                     self._follow_up(idle=True)
                     self._drain(deadline)
             self._copied_at = float("-inf")

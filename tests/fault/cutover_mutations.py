@@ -12,6 +12,7 @@ import pytest
 
 from projector import pointer
 from projector.cutover import Cutover
+from projector.errors import Superseded
 from projector.following import Watch
 from projector.last_word import LastWord
 from projector.muted import MutedProjector
@@ -46,14 +47,14 @@ def worker_acts_on_an_unsettled_pointer(patch: Patch) -> None:
 
 
 def operator_believes_an_acknowledgement(patch: Patch) -> None:
-    """A change counts as soon as it is read back."""
-    changed = PointerRow._changed
+    """A change counts as soon as it is read back, settled or not."""
 
-    def hasty(self: PointerRow, seen: Pointer, new: Pointer) -> Pointer:
-        read = PointerRow.read
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(PointerRow, "read", lambda row: replace(read(row), settled=True))
-            return changed(self, seen, new)
+    def hasty(self: PointerRow, seen: Pointer, changed: Pointer) -> Pointer:
+        changed = replace(changed, nonce=pointer._new_nonce())
+        self._store.write([pointer._write(seen, changed)])
+        if self._read().nonce != changed.nonce:
+            raise Superseded
+        return changed
 
     patch.setattr(PointerRow, "_changed", hasty)
 
@@ -115,7 +116,8 @@ def epoch_not_raised_at_rollback(patch: Patch) -> None:
     def flat(self: PointerRow, own: Closing, entry: Entry) -> Pointer:
         if entry.after != 1:
             return flip(self, own, entry)
-        return flip(self, Closing(replace(own.pointer, epoch=own.pointer.epoch - 1)), entry)
+        lower = Closing(replace(own.pointer, epoch=own.pointer.epoch - 1))
+        return flip(self, lower, entry._replace(epoch=own.pointer.epoch))
 
     patch.setattr(PointerRow, "flip", flat)
 
@@ -144,12 +146,13 @@ MUTATIONS: Sequence[Callable[[Patch], None]] = (
 def caught(mutation: Callable[[Patch], None], seeds_max: int = SEEDS_MAX) -> str | None:
     """What the first seed that sees it says; None if it survives."""
     for seed in range(seeds_max):
-        with pytest.MonkeyPatch.context() as patch:
-            mutation(patch)
-            try:
-                run(seed)
-            except AssertionError as error:
-                return str(error).splitlines()[0]
+        for jobs in (None, ((2, 1),)):
+            with pytest.MonkeyPatch.context() as patch:
+                mutation(patch)
+                try:
+                    run(seed, jobs=jobs)
+                except AssertionError as error:
+                    return str(error).splitlines()[0]
     return None
 
 

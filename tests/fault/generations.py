@@ -19,21 +19,22 @@ from projector import following
 from projector.balance import parse_totals
 from projector.config import Config
 from projector.cutover import Cutover, Ending
-from projector.errors import Fenced, Refused, Retryable
+from projector.errors import Refused, Retryable
 from projector.following import Watch, build, follow
 from projector.generation import Generation
 from projector.lease import Lease
-from projector.log import Listener, Member, Message, Offset, Record
+from projector.log import Message, Offset
 from projector.muted import MutedProjector
 from projector.patience import Patience
 from projector.pointer import POINTER, PointerRow, create_pointer
 from projector.projector import Projector
 from projector.store import Clear, Operation, Presence, Put, RowKey, Write
+from tests.fault.actors import Actor, ActorLog, ActorStore
 from tests.fault.grouped_log import GroupedLog
 from tests.fault.memory_log import MemoryLog
 from tests.fault.memory_store import MemoryStore
 from tests.fault.oracle import INPUT, KINDS, KPI, QUARANTINE
-from tests.fault.stepped import CrashError, Stepped, SteppedStore, choose_fault
+from tests.fault.stepped import choose_fault
 
 BASE = "projector"
 NUMBERS = (1, 2)
@@ -43,126 +44,6 @@ LEASE_S = 6.0
 RESTART_S = 0.5
 REST_STEPS = 30_000
 JOBS = (((2,),), ((2, 1),), ((2, 1, 2), (1, 2)), ((2,), (2,)))
-
-
-class Actor(Stepped):
-    """A process: `role` is "live", "muted" or "operator"."""
-
-    def __init__(self, world: "World", name: str, role: str, body: Callable[["Actor"], None]) -> None:
-        self.world = world
-        self.role = role
-        self.wake = world.now
-        self.stopping = False
-        self.seats: set[tuple[str, str]] = set()
-        super().__init__(name, lambda _: body(self))
-
-    def wait(self) -> None:
-        """A dead process makes no call at all."""
-        if self._crashed:
-            raise CrashError
-        super().wait()
-
-    def monotonic(self) -> float:
-        """The clock that all share."""
-        return self.world.now
-
-    def sleep(self, seconds: float) -> None:
-        """Nothing until then."""
-        self.wake = self.world.now + seconds
-        self.wait()
-
-
-class ActorLog:
-    """The log as one actor meets it."""
-
-    def __init__(self, log: GroupedLog, actor: Actor) -> None:
-        self._log = log
-        self._actor = actor
-
-    def _stop(self) -> None:
-        self._actor.wait()
-        self._actor.calls += 1
-        fault, self._actor.fault = self._actor.fault, None
-        if fault:
-            raise Retryable("no answer")
-
-    def join(self, group: str, topic: str, slot: str, listener: Listener) -> "ActorMember":
-        self._stop()
-        member = self._log.join(group, topic, slot, listener)
-        self._actor.seats.add((group, slot))
-        return ActorMember(member, self._actor, (group, slot))
-
-    def heads(self, topic: str) -> dict[int, int]:
-        return self._log.heads(topic)
-
-    def ends(self, topic: str) -> dict[int, int]:
-        return self._log.ends(topic)
-
-    def checkpoint(self, group: str, topic: str) -> dict[int, Offset]:
-        self._stop()
-        return self._log.checkpoint(group, topic)
-
-    def members(self, group: str) -> list[str]:
-        self._stop()
-        return self._log.members(group)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._log, name)
-
-
-class ActorMember:
-    """A place in a group; a commit may succeed without its answer."""
-
-    def __init__(self, member: Member, actor: Actor, seat: tuple[str, str]) -> None:
-        self._member = member
-        self._actor = actor
-        self._seat = seat
-
-    def _stop(self) -> bool:
-        self._actor.wait()
-        self._actor.calls += 1
-        fault, self._actor.fault = self._actor.fault, None
-        return fault is not None
-
-    def poll(self, records_max: int, timeout_ms: int) -> list[Record]:
-        if self._stop():
-            return []
-        return self._member.poll(records_max, timeout_ms)
-
-    def positions(self) -> Mapping[int, int]:
-        return self._member.positions()
-
-    def committed(self, partitions: Sequence[int]) -> dict[int, Offset | None]:
-        if self._stop():
-            raise Retryable("no answer")
-        return self._member.committed(partitions)
-
-    def seek(self, offsets: Mapping[int, int]) -> None:
-        self._member.seek(offsets)
-
-    def pause(self, paused: bool) -> None:
-        self._member.pause(paused)
-
-    def commit(self, messages: Sequence[Message], offsets: Mapping[int, Offset]) -> None:
-        lost = self._stop()
-        self._actor.world.committing(self._actor, self._seat[0], offsets)
-        self._member.commit(messages, offsets)
-        self._actor.world.committed(self._actor, self._seat[0])
-        if lost:
-            raise Fenced("outcome unknown")
-
-    def renew(self) -> None:
-        if self._stop():
-            raise Retryable("no answer")
-        self._member.renew()
-
-    def leave(self) -> None:
-        self._stop()
-        self._member.leave()
-        self._actor.seats.discard(self._seat)
-
-    def close(self) -> None:
-        self._member.close()
 
 
 class World:
@@ -193,6 +74,7 @@ class World:
             "page_ids": choose.choice((2, 1000)),
         }
         self.config = Config(**settings)
+        self.muted_config = Config(**settings | {"batch_records": choose.choice((1, 1, 8))})
         self._ids = [str(uuid.UUID(int=choose.getrandbits(128))) for _ in range(choose.choice((6, 25)))]
         self.truth: dict[str, tuple[int, str]] = {}
         self.actors: dict[str, Actor] = {}
@@ -242,7 +124,8 @@ class World:
             patches.enter_context(patch("random.uniform", self.choose.uniform))
             patches.enter_context(patch.object(following, "LOOK_S", self.choose.choice((0.25, 1.0, 8.0))))
             try:
-                self._append()
+                for _ in range(5):
+                    self._append()  # a backlog is applied in fewer writes by those who take more of it at a time
                 for _ in range(steps):
                     self._step()
                 self._come_to_rest()
@@ -320,7 +203,7 @@ class World:
     # --- bodies
 
     def _row(self, actor: Actor) -> PointerRow:
-        store = SteppedStore(self.store, actor, self.late)
+        store = ActorStore(self.store, actor, self.late)
         patience = Patience(0.0, sleep=actor.sleep)
         return PointerRow(store, self.settle_s, patience=patience, clock=actor, now_ms=lambda: round(self.now * 1000))
 
@@ -329,7 +212,7 @@ class World:
             self.say(f"{actor.name}: live in {generation.number}, epoch {epoch}")
             return Projector(
                 ActorLog(self.log, actor),
-                SteppedStore(self.store, actor, self.late),
+                ActorStore(self.store, actor, self.late),
                 self.config,
                 generation,
                 epoch,
@@ -352,8 +235,8 @@ class World:
             self.say(f"{actor.name}: muted in {generation.number}")
             return MutedProjector(
                 ActorLog(self.log, actor),
-                SteppedStore(self.store, actor, self.late),
-                self.config,
+                ActorStore(self.store, actor, self.late),
+                self.muted_config,
                 generation,
                 actor.name,
                 self.settle_s,
@@ -400,7 +283,7 @@ class World:
 
     def _lease(self, actor: Actor, number: int) -> Lease:
         pids = {f"op{n}": 100 * (n + 1) + self._born[f"op{n}"] for n in range(len(self.jobs))}
-        store, patience = SteppedStore(self.store, actor, self.late), Patience(0.0, sleep=actor.sleep)
+        store, patience = ActorStore(self.store, actor, self.late), Patience(0.0, sleep=actor.sleep)
         return Lease(
             store,
             "a cutover",
@@ -450,6 +333,8 @@ class World:
                 value = json.dumps({"msg": "write", "key": ["test", "events", "x", None], "bins": bins}).encode()
             partition = self.choose.randrange(len(self.log.heads(INPUT)))
             self.log.append([Message(INPUT, None, value, (), partition, 0)])
+            if self.choose.random() < 0.2:
+                self.log.append_marker(INPUT, partition)
 
     def _pass(self) -> None:
         self.now += self.choose.choice((0.05, 0.2, 1.0, 7.0))
@@ -488,6 +373,16 @@ class World:
         """Somebody notices nothing for a while, whatever call it is about to make."""
         if actor := self._someone():
             actor.wake = self.now + self.choose.choice((0.5, 2.0, 10.0))
+
+    def before_state(self) -> None:
+        """What was read of the pointer so far may be forgotten, and the incarnation of now does not tell."""
+        if not self.quiet and self._unrest and self.choose.random() < 0.1:
+            self._forget_the_pointer()
+
+    def dawdle(self, actor: Actor) -> None:
+        """A worker is slow to join: what it read before may be long gone."""
+        if not self.quiet and self.choose.random() < 0.15:
+            actor.sleep(self.choose.choice((0.5, 2.0, 7.0)))
 
     def _stall(self) -> None:
         self.store.stall(self.choose.random() < 0.5)
@@ -550,16 +445,25 @@ class World:
             self._land()
         for actor in self.actors.values():
             actor.fault = None
-        for _ in range(REST_STEPS):
-            self._step()
-            if not any(self.jobs) and self._at_rest():
-                break
-        else:
-            raise AssertionError(f"STUCK: jobs {self.jobs}, pointer {self._pointer()}, {self._offsets()}")
+        self._rest()
+        # More of it for whoever is live in the end: readers must not hold on to what another generation said.
+        self._ids = [str(uuid.UUID(int=self.choose.getrandbits(128))) for _ in range(4)]
+        self._records_left = 8
+        self._append()
+        self._append()
+        self._rest()
         until = self.now + 4.0
         while self.now < until:
             self._step()
         self.check()
+
+    def _rest(self) -> None:
+        """Until nothing is left to do."""
+        for _ in range(REST_STEPS):
+            self._step()
+            if not any(self.jobs) and self._at_rest():
+                return
+        raise AssertionError(f"STUCK: jobs {self.jobs}, pointer {self._pointer()}, {self._offsets()}")
 
     def _pointer(self) -> Mapping[str, Any]:
         bins = self.store._rows[POINTER][-1].bins

@@ -76,5 +76,9 @@ class GroupedLog:
         """As the port's."""
         self._any.append(messages)
 
+    def append_marker(self, topic: str, partition: int) -> None:
+        """An offset without a record."""
+        self._any.append_marker(topic, partition)
+
     def close(self) -> None:
         """Nothing to let go of."""
