@@ -221,7 +221,8 @@ class Building:
             damaged = [each for each in found.ledgers if each.generation == self._target.number]
             if damaged:
                 raise Refused(f"generation {self._target.number} is damaged: {damaged[0].what}: build another one")
-            return [] if found.same else [found]
+            # What is past the checkpoint the target will read next: there is nothing to accept.
+            return [found] if lasts(found) else []
 
         cutover = Cutover(
             self._row,

@@ -80,7 +80,7 @@ class _System:
         from projector.cli.building_progress import BuildingProgress
         from projector.supervisor import supervise, worker_command
 
-        slots = [f"{socket.gethostname()}-{n}" for n in range(workers)]
+        slots = [f"{socket.gethostname()}-rebuild-{n}" for n in range(workers)]
         command = worker_command([*self.options, "--building", str(build.number)])
         return Building(
             self.log,
