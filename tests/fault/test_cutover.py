@@ -43,9 +43,9 @@ def test_a_death_at_every_call(name: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("first", range(1_000, 3_000, 100))
+@pytest.mark.parametrize("first", range(1_000, 1_600, 100))
 def test_many_seeds(first: int) -> None:
-    """The same as the short one, thousands of times."""
+    """The same as the short one, hundreds of times."""
     for seed in range(first, first + 100):
         run(seed)
 
@@ -55,7 +55,7 @@ def test_many_seeds(first: int) -> None:
 def test_new_seeds() -> None:
     """Seeds that nobody has run yet."""
     first = random.SystemRandom().randrange(1 << 40)
-    for seed in range(first, first + 200):
+    for seed in range(first, first + 100):
         run(seed)
 
 
