@@ -96,7 +96,7 @@ def damaged(campaign: int, seal: int, what: str) -> LedgerDamaged:
     """The error for a page that is missing, altered or foreign, with the way out."""
     return LedgerDamaged(
         f"campaign {campaign}: page {seal:016x} {what}: restore it from a backup of the store, "
-        "or rebuild the projection from the topic; nothing was committed"
+        "or: projector rebuild; nothing was committed"
     )
 
 
