@@ -3,6 +3,6 @@
 import subprocess
 import sys
 
-for name in ("throughput", "latency", "archive"):
+for name in ("throughput", "latency", "archive", "rebuild"):
     print(f"\n## {name}\n", flush=True)
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
