@@ -285,6 +285,7 @@ def try_next(directory: Path, real: bool) -> str:
         ("show 41", "one campaign: KPIs, ledger, size"),
         ("quarantine --reason unknown-tag", "what was not counted, and why"),
         ("watch", "the totals as they were published"),
+        ("rebuild", "all of it counted again beside the live one, compared, switched"),
     ]
     width = max(len(arguments) for arguments, _ in ideas)
     lines = ["Try next:", f"  cd {os.path.relpath(directory)}"]
