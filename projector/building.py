@@ -8,14 +8,16 @@ Whatever ends it, the live generation goes on; the same call goes on where it wa
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from projector.adoption import take_over_all
+from projector.balance import parse_totals
 from projector.clock import Clock
 from projector.comparison import Cause, Comparer, Comparison
 from projector.config import Config
 from projector.cutover import Cutover, Ending
-from projector.errors import Fatal, Refused
+from projector.errors import Fatal, Refused, Retryable
 from projector.generation import Generation
 from projector.generations import Build, State, read, record, totals
 from projector.lease import Lease
@@ -52,6 +54,11 @@ class Advance(NamedTuple):
         return sum(self.goal.values())
 
     @property
+    def ahead(self) -> list[int]:
+        """Partitions in which it is past the goal."""
+        return [partition for partition, at in self.at.items() if at > self.goal.get(partition, 0)]
+
+    @property
     def lag(self) -> dict[int, int]:
         """Per partition the offsets to go, where there are any."""
         left = {partition: goal - self.at.get(partition, 0) for partition, goal in self.goal.items()}
@@ -84,6 +91,7 @@ class Workers:
             self._thread.join()
 
     def _run(self) -> None:
+        self._code = 1  # unless it returns
         self._code = self._work(lambda: self._stops)
 
 
@@ -106,6 +114,8 @@ class Result(NamedTuple):
     comparison: Comparison | None
     closed_s: float
     """From `closing` to the flip."""
+    carried: int
+    """Ids of the generation that were carried over, not counted from the topic."""
 
 
 class Building:
@@ -147,7 +157,7 @@ class Building:
         Raises `Fatal` and `Retryable`; the workers have ended by then.
         """
         if self._pointer.live == self._target.number:
-            return Result(Ending.ALREADY, self._pointer, None, 0.0)
+            return self._result(Ending.ALREADY, self._pointer, None)
         try:
             self._take_over()
             self._catch_up()
@@ -158,7 +168,7 @@ class Building:
             refused = lasts(comparison) and not accept
             if refused or not switch:
                 self._note(State.READY, comparison)
-                return Result(Ending.DIFFERENT if refused else None, self._pointer, comparison, 0.0)
+                return self._result(Ending.DIFFERENT if refused else None, self._pointer, comparison)
             return self._switched(comparer, who, what, why, accept)
         finally:
             self._workers.stop()
@@ -187,6 +197,11 @@ class Building:
             self._lease.renew()
             advance = self.advance()
             self._shown(advance)
+            if advance.ahead:
+                raise Refused(
+                    f"generation {self._target.number} is ahead of {self._live.number} in partitions "
+                    f"{sorted(advance.ahead)}: that one was rewound: wait until it has caught up"
+                )
             if advance.lag:
                 self._workers.see_to()
             rate = (advance.done - first) / max(self._clock.monotonic() - began, TICK_S)
@@ -239,19 +254,30 @@ class Building:
         )
         switch = cutover.run(accept)
         closed_s = self._clock.monotonic() - closed_at
-        self._note(State.LIVE if switch.ending is Ending.SWITCHED else State.READY, self._comparison)
-        return Result(switch.ending, switch.pointer, self._comparison, closed_s)
+        if switch.ending is not Ending.ALREADY and self._comparison:
+            self._note(State.LIVE if switch.ending is Ending.SWITCHED else State.READY, self._comparison)
+        return self._result(switch.ending, switch.pointer, self._comparison, closed_s)
 
-    def _note(self, state: State, comparison: Comparison | None) -> None:
-        """Write down where the generation stands now."""
-        if self._build.state is State.SCRATCH:
-            state = State.SCRATCH
-        source = comparison.checkpoints[0] if comparison else self._build.source
+    def _result(
+        self, ending: Ending | None, pointer: Pointer, comparison: Comparison | None, closed_s: float = 0.0
+    ) -> Result:
+        try:
+            committed = patiently(lambda: self._log.checkpoint(self._target.group, self._config.input_topic))
+        except Retryable:
+            committed = {}  # what became of it is told all the same
+        found = [parse_totals(each.metadata) for each in committed.values()]
+        return Result(ending, pointer, comparison, closed_s, sum(each.carried for each in found if each))
+
+    def _note(self, state: State, comparison: Comparison) -> None:
+        """Write down that it is built, and compared with which checkpoint. The pointer alone says what is live."""
+        kept = state if self._build.state in (State.BUILDING, State.READY) else self._build.state
         built_ms = self._build.built_ms
         if built_ms is None and self._build.created_ms is not None:
             built_ms = self._row.now_ms()
-        held = totals(self._store, self._target)
-        record(self._store, self._build._replace(state=state, built_ms=built_ms, source=source, totals=held))
+        with suppress(Retryable):  # nothing rests on it
+            held = totals(self._store, self._target)
+            source = comparison.checkpoints[0]
+            record(self._store, self._build._replace(state=kept, built_ms=built_ms, source=source, totals=held))
 
 
 def lasts(comparison: Comparison) -> bool:

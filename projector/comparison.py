@@ -180,7 +180,8 @@ class Comparer:
             else:
                 found[campaign] = _Found(self._known[campaign])
                 kept.update(each.cause for each in found[campaign].ids)
-        self._explain(found)
+        # What was known cannot have changed its cause; the quarantine is long, and the live one may stand still.
+        self._explain({campaign: found[campaign] for campaign in unknown})
         self._known = {campaign: of.lasting for campaign, of in found.items()}
         return self._comparison(found, live_end, rebuilt_end)
 

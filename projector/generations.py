@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -80,6 +81,7 @@ def row_key(number: int) -> RowKey:
 
 
 def create(
+    log: Log,
     store: Store,
     config: Config,
     campaigns: Sequence[int] | None = None,
@@ -93,6 +95,9 @@ def create(
     `Misconfigured` if it cannot keep a write, and `Retryable`.
     """
     number = max(build.number for build in builds(store)) + 1
+    # Of a store that was lost the log still knows groups: their checkpoints are not those of empty rows.
+    while patiently(partial(log.checkpoint, Generation(number, config.group).group, config.input_topic)):
+        number += 1
     for _ in range(_ATTEMPTS):
         build = Build(
             number,
@@ -123,10 +128,11 @@ def builds(store: Store) -> list[Build]:
             build = _parsed(row)
             found[build.number] = build
     if live is not None:
+        were_live = {entry.before for entry in live.entries}
         for number, build in found.items():
             if number == live.live:
                 found[number] = build._replace(state=State.LIVE)
-            elif build.state is State.LIVE:
+            elif build.state is State.LIVE or (number in were_live and build.state is not State.ABANDONED):
                 found[number] = build._replace(state=State.RETIRED)
         if live.live not in found:
             found[live.live] = Build(live.live, State.LIVE)

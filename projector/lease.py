@@ -4,16 +4,17 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from projector.clock import Clock
-from projector.errors import Refused
+from projector.errors import Refused, Retryable
 from projector.patience import Patience, patiently
 from projector.store import BinEqual, Condition, Outcome, Presence, Put, Read, RowKey, Store, Write
 
 LEASE = RowKey("projector", "rebuild")
-LEASE_S = 30.0
+LEASE_S = 120.0
 RENEW_SHARE = 0.2
 NOBODY = 0
 _BINS = ("nonce", "host", "pid", "started", "heartbeat", "what")
@@ -76,6 +77,16 @@ class Lease:
         if found is None or found.nonce != self._own.nonce:
             raise Refused(_taken(found) if found else "the lease of the rebuild is not to be had: try again")
         self._renewed_at = self._clock.monotonic()
+
+    @contextmanager
+    def held(self) -> "Iterator[Lease]":
+        """Taken for the time of a `with` block. Raises as `take` does."""
+        self.take()
+        try:
+            yield self
+        finally:
+            with suppress(Retryable):  # it lapses by itself
+                self.release()
 
     def renew(self) -> None:
         """A sign of life; cheap to call often. Raises `Refused` once somebody else has it, and `Retryable`."""

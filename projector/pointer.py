@@ -23,6 +23,7 @@ from projector.patience import Patience, patiently, write_patiently
 from projector.store import BinEqual, Presence, Put, Read, Row, RowKey, Store, Write
 
 OPEN = "open"
+ROLLBACK = "rollback"
 CLOSING = "closing"
 POINTER = RowKey("projector", "pointer")
 HISTORY_MAX = 50
@@ -55,6 +56,19 @@ class Pointer:
         return self.state == CLOSING
 
     @property
+    def previous(self) -> int | None:
+        """The generation that was live before this one, rollbacks undone; None if there was none."""
+        before: list[int] = []
+        for entry in self.entries:
+            if entry.before == entry.after:
+                continue
+            if before and entry.after == before[-1] and entry.what == ROLLBACK:
+                before.pop()
+            else:
+                before.append(entry.before)
+        return before[-1] if before else None
+
+    @property
     def entries(self) -> "list[Entry]":
         """The history, oldest first. Raises `Refused` where an entry is damaged."""
         return [Entry.parsed(entry) for entry in self.history]
@@ -69,7 +83,7 @@ class Entry(NamedTuple):
     before: int
     """The live generation before it."""
     after: int
-    """The live generation after it; for an abandoned generation its number."""
+    """The live generation after it."""
     epoch: int
     """The epoch after it."""
     why: str = ""

@@ -95,6 +95,7 @@ class Projector(Listener):
         self._producer_dead = False
         self._assignment_failed = False
         self._newly_assigned = False
+        self._was_assigned = False
         self.dismissed = False
         """The pointer row says something else by now: it commits what is in hand, and leaves."""
         self._reported_at = float("-inf")
@@ -183,6 +184,8 @@ class Projector(Listener):
         self._probed_at = self._clock.monotonic()
         try:
             checkpoint = self._log.checkpoint(self._generation.group, self._config.input_topic)
+            if not self._was_assigned and len(self._log.members(self._generation.group)) <= len(ends):
+                return False  # a partition is to come, and with it the last word: a cutover may have left it to us
         except Retryable as error:
             self._note(error)
             return False
@@ -329,6 +332,7 @@ class Projector(Listener):
             self._assignment_failed = True
             raise
         self._last_word.assigned()
+        self._was_assigned = True
         logger.info("assigned partitions %s", sorted(partitions))
         return {partition: begin.offset for partition, begin in starts.items()}
 

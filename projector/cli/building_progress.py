@@ -65,6 +65,14 @@ class BuildingProgress:
             self._bar.add_task(f"generation {self._number}", text=text)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=advance.done, total=advance.total, text=text)
-        if not advance.lag:
+
+    def compared(self, done: int, total: int) -> None:
+        """How the comparison gets on, which comes after."""
+        self.close()
+        self._lines(f"comparing: {done:,} of {total:,} ids")
+
+    def close(self) -> None:
+        """End the bar, if there is one."""
+        if self._bar is not None:
             self._bar.stop()
             self._bar = None

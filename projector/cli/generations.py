@@ -1,6 +1,7 @@
 """`projector generations`, `abandon` and `rewind`: the builds of the projection."""
 
 import getpass
+import sys
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json, progress
+from projector.errors import Refused
 
 if TYPE_CHECKING:
     from projector.generations import Standing
@@ -24,9 +26,13 @@ def who() -> str:
 
 
 def confirmed(question: str, yes: bool) -> None:
-    """Go on only if the operator says so; else exit 1."""
-    if not yes:
-        typer.confirm(question, abort=True, err=True)
+    """Go on only if the operator says so. Raises `Refused`."""
+    try:
+        if yes or typer.confirm(question, err=True):
+            return
+    except typer.Abort:
+        print(file=sys.stderr)
+    raise Refused("not confirmed: nothing was done (--yes does not ask)")
 
 
 @app.command("generations", epilog="Example: [bold]projector generations[/bold]")
@@ -87,7 +93,7 @@ def _print(found: "list[Standing]", pointer: "Pointer | None") -> None:
     out.print(f"live: generation {pointer.live}, {pointer.state}, epoch {pointer.epoch}")
     for entry in pointer.entries[-10:]:
         line = f"{when(entry.when)}  {entry.what}  {entry.before} -> {entry.after}, epoch {entry.epoch}, by {entry.who}"
-        out.print(f"{line}: {entry.why}" if entry.why else line, soft_wrap=True)
+        out.print(f"{line}: {entry.why}" if entry.why else line, soft_wrap=True, markup=False)
 
 
 def when(ms: int | None) -> str | None:
@@ -116,25 +122,28 @@ def abandon(
     from projector.backends import open_log, open_store
     from projector.generations import read, totals
     from projector.lease import Lease
+    from projector.pointer import Entry, PointerRow
+    from projector.settling import settle_seconds
 
     config = configured(config_file, settings)
     with closing(open_log(config)) as log, closing(open_store(config)) as store:
         build = read(store, number)
         ids = sum(totals(store, build.generation(config)).values())
         confirmed(f"Drop generation {number} ({build.state.value}) with {ids:,} ids, for ever?", yes)
-        lease = Lease(store, f"abandon {number}")
-        lease.take()
         dropped = 0
+        with Lease(store, f"abandon {number}").held() as lease, progress(f"rows of generation {number}", None) as shown:
 
-        def advance(rows: int) -> None:
-            nonlocal dropped
-            dropped += rows
-            shown(rows)
-            lease.renew()
+            def advance(rows: int) -> None:
+                nonlocal dropped
+                dropped += rows
+                shown(rows)
+                lease.renew()
 
-        with progress(f"rows of generation {number}", None) as shown:
             drop(log, store, config, number, advance)
-        lease.release()
+            row = PointerRow(store, settle_seconds(store, config.settle_ms, config.allow_volatile_store))
+            pointer = row.settled()
+            what = f"abandon {number}"
+            row.record(pointer, Entry(what, who(), row.now_ms(), pointer.live, pointer.live, pointer.epoch))
     if as_json:
         print_json({"number": number, "state": "abandoned", "ids": ids, "rows": dropped})
     else:
@@ -164,10 +173,8 @@ def rewind(
         row = PointerRow(store, settle_seconds(store, config.settle_ms, config.allow_volatile_store))
         live = row.settled().live
         confirmed(f"Read topic {config.input_topic} again from offset 0 for generation {live}?", yes)
-        lease = Lease(store, "rewind")
-        lease.take()
-        rewound = start_over(row, log, store, config, who=who(), why=reason)
-        lease.release()
+        with Lease(store, "a rewind").held():
+            rewound = start_over(row, log, store, config, who=who(), why=reason)
     if as_json:
         print_json({"live": live, "epoch": rewound.pointer.epoch, "before": rewound.before})
     else:

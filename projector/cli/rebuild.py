@@ -4,8 +4,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +16,7 @@ from projector.cli.generations import Number, Yes, confirmed, offsets, who
 from projector.errors import Refused
 
 if TYPE_CHECKING:
-    from projector.building import Building, Result
+    from projector.building import Result
     from projector.comparison import Comparison
     from projector.config import Config
     from projector.generations import Build
@@ -60,39 +59,33 @@ class _System:
         self.log.close()
         self.store.close()
 
-    @contextmanager
-    def lease(self, what: str) -> "Iterator[Lease]":
-        """Held for the time of a `with` block."""
-        from projector.lease import Lease
-
-        lease = Lease(self.store, what)
-        lease.take()
-        try:
-            yield lease
-        finally:
-            lease.release()
-
-    def building(
-        self, build: "Build", workers: int, lease: "Lease", comparing: Callable[[int, int], None]
-    ) -> "Building":
-        """Muted workers of `build` under a supervisor in a thread, and what shows how they get on."""
+    def built(
+        self, build: "Build", workers: int, lease: "Lease", what: str, accept: str | None, switch: bool
+    ) -> "Result":
+        """Build it with muted workers under a supervisor in a thread, compare, switch; shows how it gets on."""
         from projector.building import Building, Workers
         from projector.cli.building_progress import BuildingProgress
         from projector.supervisor import supervise, worker_command
 
         slots = [f"{socket.gethostname()}-rebuild-{n}" for n in range(workers)]
         command = worker_command([*self.options, "--building", str(build.number)])
-        return Building(
-            self.log,
-            self.store,
-            self.config,
-            self.row,
-            lease,
-            build,
-            Workers(lambda stops: supervise(slots, command, stops, quiet=True)),
-            shown=BuildingProgress(build.number),
-            comparing=comparing,
-        )
+        with closing(BuildingProgress(build.number)) as shown:
+
+            def comparing(done: int, total: int) -> None:
+                lease.renew()
+                shown.compared(done, total)
+
+            return Building(
+                self.log,
+                self.store,
+                self.config,
+                self.row,
+                lease,
+                build,
+                Workers(lambda stops: supervise(slots, command, stops, quiet=True)),
+                shown=shown,
+                comparing=comparing,
+            ).run(who=who(), what=what, why=accept or "", accept=accept is not None, switch=switch)
 
 
 @app.command(
@@ -132,7 +125,9 @@ def rebuild(
     Exit codes: 0 switched (or equal), 1 something differs and nothing was switched, 3 refused.
     """
     from projector.carry import carry as carry_over
+    from projector.carry import gone
     from projector.generations import create
+    from projector.lease import Lease
     from projector.plan import plan
     from projector.preflight import preflight
 
@@ -142,37 +137,30 @@ def rebuild(
         live = preflight(log, store, config).generation
         scratch = bool(campaign) or until is not None
         limits = _limits(log, config, until) if until is not None else None
-        with system.lease("a rebuild") as lease:
-            build = _unfinished(store, live.number, sorted(campaign) if campaign else None, limits)
-            planned = plan(log, config, live, build, workers)
-            _show_plan(planned)
-            if planned.gone and not carry:
-                missing = ", ".join(f"{each.partition}: {each.first} to {each.head - 1}" for each in planned.gone)
-                raise Refused(
-                    f"topic {config.input_topic} has no more what a rebuild must read (partition: offsets {missing}): "
-                    "carry over what the live ledger counted there with: projector rebuild --carry"
-                )
-            confirmed("Begin?", yes)
-            if build is None:
-                build = create(store, config, sorted(campaign) if campaign else None, limits, scratch)
-            carried: dict[int, int] = {}
-            if carry and planned.gone:
+        only = sorted(campaign) if campaign else None
+        planned = plan(log, config, live, _unfinished(store, only, limits), workers)
+        _show_plan(planned)
+        if planned.gone and not carry:
+            missing = ", ".join(f"{each.partition}: {each.first} to {each.head - 1}" for each in planned.gone)
+            raise Refused(
+                f"topic {config.input_topic} has no more what a rebuild must read (partition: offsets {missing}): "
+                "carry over what the live ledger counted there with: projector rebuild --carry"
+            )
+        confirmed("Begin?", yes)
+        with Lease(store, "a rebuild").held() as lease:
+            live = system.row.settled().generation(config)
+            build = _unfinished(store, only, limits) or create(log, store, config, only, limits, scratch)
+            if carry and gone(log, config, build.generation(config)):
                 with progress("ids of the live ledger", None) as shown:
 
                     def advance(ids: int) -> None:
                         shown(ids)
                         lease.renew()
 
-                    carried = carry_over(log, store, config, live, build.generation(config), advance)
-            with comparison_progress() as comparing:
-                result = system.building(build, workers, lease, comparing).run(
-                    who=who(),
-                    what="rebuild",
-                    why=accept_differences or "",
-                    accept=accept_differences is not None,
-                    switch=not (no_cutover or scratch),
-                )
-    _end(result, build.number, as_json, carried)
+                    carry_over(log, store, config, live, build.generation(config), advance)
+            switch = not (no_cutover or scratch)
+            result = system.built(build, workers, lease, "rebuild", accept_differences, switch)
+    _end(result, build.number, as_json)
 
 
 @app.command(epilog="Example: [bold]projector cutover 2[/bold]")
@@ -207,48 +195,49 @@ def rollback(
 
     Exit codes: 0 switched, 1 something differs and nothing was switched, 3 refused.
     """
+    from projector.pointer import ROLLBACK
+
     system = _System(config_file, settings, configured(config_file, settings))
     with closing(system):
         pointer = system.row.settled()
-        before = [each.before for each in pointer.entries if each.after == pointer.live != each.before]
-        if not before:
-            raise Refused(f"generation {pointer.live} is the first that was ever live: there is nothing to go back to")
-        _make_live(system, before[-1], "rollback", workers, accept_differences, yes, as_json)
+        if pointer.previous is None:
+            raise Refused(f"generation {pointer.live} is live, and none before it: there is nothing to go back to")
+        _make_live(system, pointer.previous, ROLLBACK, workers, accept_differences, yes, as_json)
 
 
 def _make_live(
     system: _System, number: int, what: str, workers: int, accept: str | None, yes: bool, as_json: bool
 ) -> None:
+    from projector.carry import gone
     from projector.generations import State, read
-    from projector.plan import plan
+    from projector.lease import Lease
 
     build = read(system.store, number)
     if build.state in (State.SCRATCH, State.ABANDONED):
         raise Refused(f"generation {number} is {build.state.value} and can never be live: run: projector rebuild")
-    with system.lease(f"a {what}") as lease:
-        live = system.row.settled().generation(system.config)
-        planned = plan(system.log, system.config, live, build, workers)
-        if planned.gone:
-            raise Refused(
-                f"topic {system.config.input_topic} has no more what generation {number} would have to read: "
-                "run: projector rebuild --carry"
-            )
-        confirmed(f"Make generation {number} live instead of {live.number}?", yes)
-        with comparison_progress() as comparing:
-            result = system.building(build, workers, lease, comparing).run(
-                who=who(), what=what, why=accept or "", accept=accept is not None
-            )
-    _end(result, number, as_json, {})
+    live = system.row.settled().live
+    if gone(system.log, system.config, build.generation(system.config)):
+        raise Refused(
+            f"topic {system.config.input_topic} has no more what generation {number} would have to read: "
+            "run: projector rebuild --carry"
+        )
+    if live != number:
+        confirmed(f"Make generation {number} live instead of {live}?", yes)
+    with Lease(system.store, f"a {what}").held() as lease:
+        result = system.built(build, workers, lease, what, accept, switch=True)
+    _end(result, number, as_json)
 
 
-def _unfinished(store: "Store", live: int, campaigns: list[int] | None, until: dict[int, int] | None) -> "Build | None":
-    """The generation that an earlier run of the same command has left, to go on with."""
+def _unfinished(store: "Store", campaigns: list[int] | None, until: dict[int, int] | None) -> "Build | None":
+    """The generation that an earlier run of the same command and version has left, to go on with."""
+    from importlib.metadata import version
+
     from projector.generations import State, builds
 
     wanted = State.SCRATCH if campaigns is not None or until is not None else State.BUILDING
     for build in reversed(builds(store)):
-        same = build.campaigns == campaigns and build.until == until
-        if build.state is wanted and build.built_ms is None and build.number > live and same:
+        same = build.campaigns == campaigns and build.until == until and build.version == version("projector")
+        if build.state is wanted and build.built_ms is None and same:
             return build
     return None
 
@@ -273,15 +262,6 @@ def _limits(log: "Log", config: "Config", until: str) -> dict[int, int]:
     return patiently(lambda: log.offsets_at(config.input_topic, round(moment.timestamp() * 1000)))
 
 
-@contextmanager
-def comparison_progress() -> Iterator[Callable[[int, int], None]]:
-    """Plain lines on stderr, at most one in a while: the comparison is short, or done beside a running bar."""
-    from projector.cli.building_progress import Lines
-
-    lines = Lines()
-    yield lambda done, total: lines(f"comparing: {done:,} of {total:,} ids")
-
-
 def _show_plan(planned: "Plan") -> None:
     number = f"goes on with generation {planned.number}" if planned.number else "builds a new generation"
     lines = [
@@ -295,14 +275,14 @@ def _show_plan(planned: "Plan") -> None:
     print("\n".join(lines), file=sys.stderr)
 
 
-def _end(result: "Result", number: int, as_json: bool, carried: dict[int, int]) -> None:
+def _end(result: "Result", number: int, as_json: bool) -> None:
     """Report, and exit."""
     from projector.cutover import Ending
 
     if as_json:
-        print_json(_document(result, number, carried))
+        print_json(_document(result, number))
     else:
-        _print(result, number, carried)
+        _print(result, number)
     if result.ending is Ending.DIFFERENT or (result.ending is None and result.comparison and _differs(result)):
         raise typer.Exit(1)
 
@@ -313,7 +293,7 @@ def _differs(result: "Result") -> bool:
     return result.comparison is not None and lasts(result.comparison)
 
 
-def _document(result: "Result", number: int, carried: dict[int, int]) -> dict[str, object]:
+def _document(result: "Result", number: int) -> dict[str, object]:
     from projector.comparison import shown
 
     comparison = result.comparison
@@ -323,7 +303,7 @@ def _document(result: "Result", number: int, carried: dict[int, int]) -> dict[st
         "live": result.pointer.live,
         "epoch": result.pointer.epoch,
         "closed_seconds": round(result.closed_s, 3),
-        "carried": sum(carried.values()),
+        "carried": result.carried,
     }
     if comparison:
         document |= {
@@ -348,15 +328,15 @@ def _document(result: "Result", number: int, carried: dict[int, int]) -> dict[st
     return document
 
 
-def _print(result: "Result", number: int, carried: dict[int, int]) -> None:
+def _print(result: "Result", number: int) -> None:
     from projector.cutover import Ending
 
     comparison = result.comparison
     if comparison:
         _print_comparison(comparison)
-    if carried:
-        recounted = (comparison.ids_held[1] if comparison else 0) - sum(carried.values())
-        print(f"{sum(carried.values()):,} ids were carried over from the live ledger, {recounted:,} recounted")
+    if result.carried and comparison:
+        recounted = comparison.ids_held[1] - result.carried
+        print(f"{result.carried:,} ids were carried over from the live ledger, {recounted:,} recounted")
     match result.ending:
         case Ending.SWITCHED:
             print(f"generation {number} is live, epoch {result.pointer.epoch} (closed for {result.closed_s:.1f} s)")
@@ -396,14 +376,15 @@ def _print_comparison(comparison: "Comparison") -> None:
         out.print(f"{count:,} ids: {cause.value}")
     for each in comparison.ids[:IDS_SHOWN]:
         out.print(
-            f"  campaign {each.campaign}, {shown(each.id)}: {_sighted(each.live)} in {comparison.live}, "
-            f"{_sighted(each.rebuilt)} in {comparison.rebuilt}: {each.cause.value} {each.detail}",
+            f"  campaign {each.campaign}, {ascii(shown(each.id))[1:-1]}: {_sighted(each.live)} in {comparison.live}, "
+            f"{_sighted(each.rebuilt)} in {comparison.rebuilt}: {each.cause.value} {ascii(each.detail)[1:-1]}",
             soft_wrap=True,
+            markup=False,
         )
     if len(comparison.ids) > IDS_SHOWN:
         out.print("  all of them with --json")
     for flaw in comparison.ledgers:
-        out.print(f"generation {flaw.generation}, campaign {flaw.campaign}: {flaw.what}", soft_wrap=True)
+        out.print(f"generation {flaw.generation}, campaign {flaw.campaign}: {flaw.what}", soft_wrap=True, markup=False)
 
 
 def _sighted(sighting: list[int] | None) -> str:

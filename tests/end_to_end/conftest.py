@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.aerospike_server import NOT_EXERCISED, Server
+from tests.aerospike_server import NOT_EXERCISED, Server, server_available
 from tests.end_to_end.harness import SEED, Pipeline
 
 
@@ -66,6 +66,16 @@ def pipeline(make_pipeline: Callable[..., Pipeline], bootstrap: str) -> Pipeline
 def either(request: pytest.FixtureRequest, make_pipeline: Callable[..., Pipeline], bootstrap: str) -> Pipeline:
     """On the shared broker and each store, prepared."""
     if request.param == "embedded":
+        return make_pipeline(bootstrap).prepare()
+    server: Server = request.getfixturevalue("aerospike_server")
+    return make_pipeline(bootstrap, aerospike=server.properties).prepare()
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest, make_pipeline: Callable[..., Pipeline], bootstrap: str) -> Pipeline:
+    """On the best store that is here, prepared."""
+    if not server_available():
+        print("on the embedded store")
         return make_pipeline(bootstrap).prepare()
     server: Server = request.getfixturevalue("aerospike_server")
     return make_pipeline(bootstrap, aerospike=server.properties).prepare()

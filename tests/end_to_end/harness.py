@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,10 +31,11 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from projector.backends import open_log, open_store
 from projector.balance import Balance, read_balance
 from projector.config import Config, load
+from projector.event import KPIS
 from projector.generation import Generation
 from projector.migrate import migrate
 from projector.seed import seed
-from projector.store import Read, RowKey, Store
+from projector.store import Put, Read, RowKey, Store, Write
 from tests.end_to_end import oracle
 from tests.end_to_end.traffic import Traffic
 
@@ -131,13 +132,26 @@ class Rows:
     ids: dict[int, set[str]]
 
 
-def _pages(store: Store, campaign: int, seal: int) -> Iterator[Mapping[bytes | str, Any]]:
+def _pages(store: Store, pages: str, campaign: int, seal: int) -> Iterator[Mapping[bytes | str, Any]]:
     """The ids of each archived page, newest first."""
     while seal:
-        (page,) = store.read([Read(RowKey("campaigns-seen", f"{campaign}/{seal:016x}"), ("ids", "before"))])
+        (page,) = store.read([Read(RowKey(pages, f"{campaign}/{seal:016x}"), ("ids", "before"))])
         assert page is not None, f"campaign {campaign}: page {seal:016x} is missing"
         yield page.bins["ids"]
         seal = page.bins["before"][0] if page.bins["before"] else 0
+
+
+def miscount(store: Store, campaign: int, kpi: str, other: str) -> str:
+    """Count an id of generation 1 as another KPI, by hand, as a bug would have; answers the id. No worker may run."""
+    row = RowKey("campaigns", campaign)
+    (found,) = store.read([Read(row, ("seen", "stats"))])
+    assert found is not None
+    seen, stats = dict(found.bins["seen"]), dict(found.bins["stats"])
+    event_id = next(each for each, sighting in seen.items() if KPIS[sighting[0]] == kpi)
+    seen[event_id] = [KPIS.index(other), *seen[event_id][1:]]
+    stats |= {kpi: stats[kpi] - 1, other: stats[other] + 1}
+    store.write([Write(row, [Put("seen", seen), Put("stats", stats)])])
+    return event_id.hex() if isinstance(event_id, bytes) else str(event_id)
 
 
 class Pipeline:
@@ -158,6 +172,8 @@ class Pipeline:
         self.workers: list[Worker] = []
         self.input_topic, self.kpi_topic, self.quarantine_topic = f"{name}-in", f"{name}-kpi", f"{name}-quarantine"
         self.group = name
+        self.live = Generation(1, name)
+        """Which generation is looked at."""
         store = {"store": "embedded", "file": str(directory / "projector.db")}
         if aerospike:
             store = {"store": "aerospike"} | {f"aerospike.{key}": str(value) for key, value in aerospike.items()}
@@ -174,7 +190,7 @@ class Pipeline:
         }
         self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 500})
         # An admin client that is asked for a group's offsets crashes when the coordinator moves.
-        self._onlooker = Consumer({"bootstrap.servers": bootstrap, "group.id": name, "log_level": 0})
+        self._onlookers: dict[str, Consumer] = {}
         self._producer: Producer | None = None
 
     # --- before
@@ -241,8 +257,8 @@ class Pipeline:
         assert self._producer.flush(PATIENCE_S) == 0
         assert not failures, failures[0]
 
-    def feed(self, per_second: int, values: list[bytes | None]) -> "Feed":
-        """Produce `values` in the background, `per_second` of them."""
+    def feed(self, per_second: int, values: list[bytes | None] | None = None) -> "Feed":
+        """Produce `values` in the background, `per_second` of them; without values: traffic, until it is stopped."""
         return Feed(self, per_second, values)
 
     # --- workers
@@ -253,13 +269,38 @@ class Pipeline:
         pairs = [part for name, value in given.items() for part in ("--set", f"{name}={value}")]
         return [sys.executable, "-m", "projector", "run", *pairs, *options]
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Any other command, to its end."""
+    def other_command(self, *words: str) -> list[str]:
+        """How to run any other command."""
         command = self.command(*words[1:])
         command[command.index("run")] = words[0]
+        return command
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Any other command, to its end."""
+        command = self.other_command(*words)
         return subprocess.run(
             command, capture_output=True, text=True, env=ENVIRONMENT, cwd=self.directory, timeout=PATIENCE_S
         )
+
+    def begin(self, *words: str) -> Worker:
+        """Any other command, in the background."""
+        process = Worker(self.other_command(*words), self.directory)
+        self.workers.append(process)
+        return process
+
+    def supervised(self, building: bool = False) -> dict[str, int]:
+        """Process ids of supervised workers that run, by slot; found also where the supervisor is gone.
+
+        Those of the live generation, or those that are `building` another one.
+        """
+        found: dict[str, int] = {}
+        for process in Path("/proc").iterdir():
+            with suppress(OSError, ValueError):
+                words = (process / "cmdline").read_bytes().decode().split("\0")
+                ours = f"group={self.group}" in words and "--supervised-by" in words
+                if ours and ("--building" in words) is building:
+                    found[words[words.index("--slot") + 1]] = int(process.name)
+        return found
 
     def start(self, *options: str, **settings: str | int) -> Worker:
         """Start a worker; `kafka__session__timeout__ms=...` sets a dotted setting."""
@@ -277,7 +318,11 @@ class Pipeline:
         for worker in self.workers:
             if worker.running:
                 worker.kill()
-        self._onlooker.close()
+        for pid in (*self.supervised().values(), *self.supervised(building=True).values()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for onlooker in self._onlookers.values():
+            onlooker.close()
 
     def freeze_in_transaction(self, worker: Worker) -> None:
         """SIGSTOP it at a moment at which it has published what it has not committed. It must be under load."""
@@ -321,6 +366,14 @@ class Pipeline:
         high = self._offsets(self.kpi_topic, 2, IsolationLevel.READ_UNCOMMITTED)
         return any(high[partition] > stable[partition] for partition in stable)
 
+    @property
+    def _onlooker(self) -> Consumer:
+        group = self.live.group
+        if group not in self._onlookers:
+            asks = {"bootstrap.servers": self.bootstrap, "group.id": group, "log_level": 0}
+            self._onlookers[group] = Consumer(asks)
+        return self._onlookers[group]
+
     def checkpoint(self) -> dict[int, TopicPartition]:
         """The committed offsets and their metadata, as the broker has them."""
         asked = [TopicPartition(self.input_topic, partition) for partition in range(self.partitions)]
@@ -346,10 +399,11 @@ class Pipeline:
 
     def members(self) -> list[str]:
         """Instance ids of the group's members."""
+        group = self.live.group
 
         def ask() -> list[str]:
             try:
-                found = self.admin.describe_consumer_groups([self.group], request_timeout=5)[self.group].result()
+                found = self.admin.describe_consumer_groups([group], request_timeout=5)[group].result()
             except KafkaException as error:
                 if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
                     return []
@@ -362,12 +416,16 @@ class Pipeline:
         """The rows and their archives as the store has them; every id stands in exactly one place."""
         found = Rows({}, {})
         with closing(open_store(self.config)) as store:
-            for part in store.scan("campaigns", ["c-id", "stats", "seen", "sealed", "seal", "prev"]):
+            for part in store.scan(self.live.campaigns, ["c-id", "stats", "seen", "sealed", "seal", "prev"]):
                 for row in part:
                     campaign, bins = row.bins["c-id"], row.bins
                     found.cells |= {(campaign, kpi): value for kpi, value in bins["stats"].items()}
                     newest = bins.get("prev", 0) if bins.get("sealed") else bins.get("seal", 0)
-                    maps = [bins.get("seen", {}), bins.get("sealed", {}), *_pages(store, campaign, newest)]
+                    maps = [
+                        bins.get("seen", {}),
+                        bins.get("sealed", {}),
+                        *_pages(store, self.live.pages, campaign, newest),
+                    ]
                     ids = [i.hex() if isinstance(i, bytes) else i for held in maps for i in held]
                     found.ids[campaign] = set(ids)
                     assert len(ids) == len(found.ids[campaign]), f"campaign {campaign}: an id stands in two places"
@@ -421,7 +479,7 @@ class Pipeline:
     def read_balance(self) -> Balance:
         """What `projector balance` shows."""
         with closing(open_log(self.config)) as log, closing(open_store(self.config)) as store:
-            return read_balance(log, store, self.config, Generation(1, self.group))
+            return read_balance(log, store, self.config, self.live)
 
     def published(self, rows: Rows) -> None:
         """Readers were never given two values for one (epoch, rev) nor more than the truth, and at last the row."""
@@ -445,8 +503,9 @@ class Pipeline:
 class Feed:
     """A producer in the background; `join` waits for it and raises what it raised."""
 
-    def __init__(self, pipeline: Pipeline, per_second: int, values: list[bytes | None]) -> None:
+    def __init__(self, pipeline: Pipeline, per_second: int, values: list[bytes | None] | None) -> None:
         self._failure: BaseException | None = None
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(pipeline, per_second, values), daemon=True)
         self._thread.start()
 
@@ -459,14 +518,19 @@ class Feed:
         if self._failure:
             raise self._failure
 
-    def _run(self, pipeline: Pipeline, per_second: int, values: list[bytes | None]) -> None:
+    def stop(self) -> None:
+        """Produce no more, and join."""
+        self._stopped.set()
+        self.join()
+
+    def _run(self, pipeline: Pipeline, per_second: int, values: list[bytes | None] | None) -> None:
         try:
             begun = time.monotonic()
             done = 0
-            while done < len(values):
-                due = min(len(values), int((time.monotonic() - begun) * per_second))
+            while not self._stopped.is_set() and (values is None or done < len(values)):
+                due = int((time.monotonic() - begun) * per_second)
                 if due > done:
-                    pipeline.produce(values[done:due])
+                    pipeline.produce(pipeline.traffic.take(due - done) if values is None else values[done:due])
                     done = due
                 time.sleep(0.01)
         except BaseException as error:  # told to the thread that joins

@@ -8,22 +8,12 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from tests.aerospike_server import Server, server_available
+from tests.aerospike_server import Server
 from tests.end_to_end.harness import Pipeline, wait_until
 from tests.end_to_end.test_store_faults import begin, judge
 from tests.end_to_end.traffic import CLEAN
 
 REDELIVERED: Mapping[str, float] = {"near": 0.05, "far": 0.05}
-
-
-@pytest.fixture
-def case(request: pytest.FixtureRequest, make_pipeline: Callable[..., Pipeline], bootstrap: str) -> Pipeline:
-    """On the best store that is here, prepared."""
-    if not server_available():
-        print("on the embedded store")
-        return make_pipeline(bootstrap).prepare()
-    server: Server = request.getfixturevalue("aerospike_server")
-    return make_pipeline(bootstrap, aerospike=server.properties).prepare()
 
 
 def _exactly(pipeline: Pipeline, true: int) -> None:

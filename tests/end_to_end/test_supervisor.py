@@ -6,8 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,32 +20,11 @@ SLOTS = [f"{HOST}-0", f"{HOST}-1"]
 FIVE_MINUTES = {"kafka__session__timeout__ms": 300_000, "kafka__max__poll__interval__ms": 300_000}
 
 
-@pytest.fixture
-def pipeline(pipeline: Pipeline) -> Iterator[Pipeline]:
-    """Its supervised workers end with the test, whatever became of their supervisor."""
-    yield pipeline
-    pipeline.close()
-    for pid in _workers(pipeline).values():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _workers(pipeline: Pipeline) -> dict[str, int]:
-    """Process ids of this pipeline's supervised workers that run, by slot; found also where the supervisor is gone."""
-    found: dict[str, int] = {}
-    for process in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            arguments = (process / "cmdline").read_bytes().decode().split("\0")
-            if f"group={pipeline.group}" in arguments and "--supervised-by" in arguments:
-                found[arguments[arguments.index("--slot") + 1]] = int(process.name)
-    return found
-
-
 def _two(pipeline: Pipeline, *options: str) -> Worker:
     """A supervisor whose two workers are members of the group."""
     supervisor = pipeline.start("--workers", "2", *options, batch_records=200, **FIVE_MINUTES)
     wait_until(lambda: pipeline.members() == [f"{pipeline.group}-{s}" for s in SLOTS], "both are members", supervisor)
-    assert sorted(_workers(pipeline)) == SLOTS
+    assert sorted(pipeline.supervised()) == SLOTS
     return supervisor
 
 
@@ -67,9 +45,9 @@ def test_a_killed_worker_is_started_again(pipeline: Pipeline) -> None:
 
 def _kill(pipeline: Pipeline, slot: str, supervisor: Worker) -> None:
     """kill -9 of one worker; returns once it has a successor."""
-    victim = _workers(pipeline)[slot]
+    victim = pipeline.supervised()[slot]
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: _workers(pipeline).get(slot, victim) != victim, "it is started again", supervisor)
+    wait_until(lambda: pipeline.supervised().get(slot, victim) != victim, "it is started again", supervisor)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -80,7 +58,7 @@ def test_a_signal_stops_all(pipeline: Pipeline, number: signal.Signals) -> None:
     pipeline.wait_committed(1_000, supervisor)
     supervisor.signal(number)
     supervisor.ends(0)
-    assert _workers(pipeline) == {}
+    assert pipeline.supervised() == {}
     assert pipeline.members() == []
     pipeline.balanced(None)
     feed.join()
@@ -93,7 +71,7 @@ def test_until_end(pipeline: Pipeline) -> None:
     pipeline.produce(pipeline.traffic.take(6_000))
     for _ in range(2):
         pipeline.run_to_end("--workers", "2", batch_records=200)
-        assert _workers(pipeline) == {}
+        assert pipeline.supervised() == {}
         assert pipeline.members() == []
         pipeline.exact()
 
@@ -119,7 +97,7 @@ def test_a_supervised_worker_whose_slot_is_taken(pipeline: Pipeline) -> None:
     wait_until(lambda: f"{SLOTS[0]}: exit code 8; not started again" in supervisor.said, "8", supervisor, thief)
     pipeline.produce(pipeline.traffic.take(4_000))
     pipeline.wait_caught_up(supervisor, thief)
-    assert list(_workers(pipeline)) == SLOTS[1:]
+    assert list(pipeline.supervised()) == SLOTS[1:]
     eventually(pipeline.exact)
     supervisor.signal(signal.SIGTERM)
     supervisor.ends(8)
@@ -133,7 +111,7 @@ def test_workers_do_not_outlive_their_supervisor(pipeline: Pipeline) -> None:
     feed = pipeline.feed(2_000, pipeline.traffic.take(8_000))
     pipeline.wait_committed(1_000, supervisor)
     supervisor.kill()
-    wait_until(lambda: not _workers(pipeline), "the workers end")
+    wait_until(lambda: not pipeline.supervised(), "the workers end")
     assert pipeline.members() == []
     pipeline.balanced(None)
     feed.join()
@@ -144,9 +122,9 @@ def test_workers_do_not_outlive_their_supervisor(pipeline: Pipeline) -> None:
 def test_workers_that_just_began_do_not_outlive_their_supervisor(pipeline: Pipeline) -> None:
     """The same before they have opened anything."""
     supervisor = pipeline.start("--workers", "2")
-    wait_until(lambda: sorted(_workers(pipeline)) == SLOTS, "both are started", supervisor)
+    wait_until(lambda: sorted(pipeline.supervised()) == SLOTS, "both are started", supervisor)
     supervisor.kill()
-    wait_until(lambda: not _workers(pipeline), "the workers end")
+    wait_until(lambda: not pipeline.supervised(), "the workers end")
     assert pipeline.members() == []
 
 
@@ -160,7 +138,7 @@ def test_a_worker_that_must_not_go_on_ends_all(pipeline: Pipeline) -> None:
     supervisor.ends(5)
     assert "starting again" not in supervisor.said
     assert "error: partition" in supervisor.said
-    assert _workers(pipeline) == {}
+    assert pipeline.supervised() == {}
     assert pipeline.checkpoint() == {}
 
 

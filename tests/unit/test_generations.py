@@ -71,8 +71,8 @@ def rows(store: Store, set_name: str, bins: tuple[str, ...] = ("c-id", "seal", "
 def test_numbers_follow_each_other_and_generation_1_needs_no_row(store: MemoryStore) -> None:
     """Each with its index, and listed; the pointer says who is live."""
     assert [(build.number, build.state) for build in builds(store)] == [(1, State.LIVE)]
-    assert create(store, CONFIG).number == 2
-    scratch = create(store, CONFIG, campaigns=[41], until={0: 5, 1: 6}, scratch=True)
+    assert create(GroupsLog(), store, CONFIG).number == 2
+    scratch = create(GroupsLog(), store, CONFIG, campaigns=[41], until={0: 5, 1: 6}, scratch=True)
     assert read(store, 3) == scratch
     assert (scratch.state, scratch.campaigns, scratch.until) == (State.SCRATCH, [41], {0: 5, 1: 6})
     assert store.has_index("campaigns-g3", "c-date")
@@ -85,7 +85,7 @@ def test_numbers_follow_each_other_and_generation_1_needs_no_row(store: MemorySt
 
 def test_the_row_keeps_what_is_recorded(store: MemoryStore) -> None:
     """All of it."""
-    build = create(store, CONFIG)._replace(
+    build = create(GroupsLog(), store, CONFIG)._replace(
         state=State.READY, built_ms=77, source={0: 4, 1: 9}, totals={"clicks": 2, "visits": 3}
     )
     record(store, build)
@@ -97,8 +97,8 @@ def test_the_row_keeps_what_is_recorded(store: MemoryStore) -> None:
 
 def test_an_abandoned_number_is_never_given_again(store: MemoryStore, log: GroupsLog) -> None:
     """Its row stays."""
-    abandon(log, store, CONFIG, create(store, CONFIG).number)
-    assert create(store, CONFIG).number == 3
+    abandon(log, store, CONFIG, create(GroupsLog(), store, CONFIG).number)
+    assert create(GroupsLog(), store, CONFIG).number == 3
     assert [build.state for build in builds(store)] == [State.LIVE, State.ABANDONED, State.BUILDING]
 
 
@@ -124,7 +124,7 @@ class Raced:
 
 def test_two_at_once_get_two_numbers(store: MemoryStore) -> None:
     """The second sees that the row is not its own."""
-    assert create(Raced(store), CONFIG).number == 3  # type: ignore[arg-type]  # passes all on
+    assert create(GroupsLog(), Raced(store), CONFIG).number == 3  # type: ignore[arg-type]  # passes all on
 
 
 def test_a_number_that_the_store_forgets_is_not_used() -> None:
@@ -141,7 +141,7 @@ def test_a_number_that_the_store_forgets_is_not_used() -> None:
             store.crash(Oldest())
         now[0] += seconds * 1_000
 
-    assert create(store, CONFIG, sleep=wait).number == 2
+    assert create(GroupsLog(), store, CONFIG, sleep=wait).number == 2
     assert store.durable(row_key(2)) is not None
     record_settled(store, CONFIG, Build(2, State.READY), sleep=wait)
     assert dict(store.durable(row_key(2)) or {})["state"] == "ready"
@@ -159,7 +159,7 @@ def test_a_number_counts_only_once_the_device_has_it() -> None:
         store.stall(stalls.pop())
         now[0] += seconds * 1_000
 
-    build = create(store, CONFIG, sleep=wait)
+    build = create(GroupsLog(), store, CONFIG, sleep=wait)
     store.crash(Oldest())
     assert read(store, build.number) == build
 
@@ -169,7 +169,7 @@ def test_a_number_counts_only_once_the_device_has_it() -> None:
 
 def prepare(store: Store) -> None:
     """Generations 1 and 2 have counted the same, each with copies of its checkpoint; to one page of 2 no row leads."""
-    create(store, CONFIG)
+    create(GroupsLog(), store, CONFIG)
     fill(store, LIVE, REBUILT)
     for generation in (LIVE, REBUILT):
         for partition in (0, 1):
@@ -235,7 +235,7 @@ def test_created_abandoned_and_created_anew_on_durable_stores(durable_store: Sto
     assert store.has_index(REBUILT.campaigns, "c-date")
     abandon(log, store, CONFIG, 2)
     assert_gone(store)
-    assert create(store, CONFIG, campaigns=[1], until={0: 5}, scratch=True).number == 3
+    assert create(GroupsLog(), store, CONFIG, campaigns=[1], until={0: 5}, scratch=True).number == 3
     assert read(store, 3).until == {0: 5}
     pointing(store, 3)
     abandon(log, store, CONFIG, 1)
@@ -381,7 +381,7 @@ def test_the_checkpoint_goes_with_the_group(tmp_path: Path) -> None:
     config = Config(input_topic="in")
     log.create_topic("in", 1, {})
     create_pointer(store, "in")
-    create(store, config)
+    create(log, store, config)
     for generation in (LIVE, REBUILT):
         member = log.join(generation.group, "in", "a", Quiet())
         member.poll(1, 1)

@@ -10,7 +10,17 @@ import pytest
 from projector.backends.embedded_store import EmbeddedStore
 from projector.errors import InDoubt, Refused, Retryable, Superseded
 from projector.patience import Patience
-from projector.pointer import CLOSING, HISTORY_MAX, OPEN, POINTER, Closing, Entry, PointerRow, create_pointer
+from projector.pointer import (
+    CLOSING,
+    HISTORY_MAX,
+    OPEN,
+    POINTER,
+    Closing,
+    Entry,
+    Pointer,
+    PointerRow,
+    create_pointer,
+)
 from projector.store import Answer, Outcome, Put, Store, Write
 from tests.fault.memory_store import MemoryStore
 from tests.fault.simulation import VirtualClock
@@ -207,3 +217,19 @@ def test_a_damaged_history_is_named(place: Place) -> None:
     with pytest.raises(Refused, match="history"):
         _ = pointer.entries
     assert replace(pointer, history=[]).entries == []
+
+
+def test_rollbacks_go_further_back_and_never_forward() -> None:
+    """Live 1, 2, 3: back to 2, then to 1, then nothing; a rewind or an abandon changes nothing."""
+
+    def previous(*switches: tuple[str, int, int]) -> int | None:
+        entries = [Entry(what, "op", 0, before, after, 1).written() for what, before, after in switches]
+        live = switches[-1][2] if switches else 1
+        return Pointer(live, OPEN, 1, 1, 0, "t", entries, settled=True).previous
+
+    there = [("rebuild", 1, 2), ("rewind", 2, 2), ("cutover", 2, 3), ("abandon 4", 3, 3)]
+    assert previous() is None
+    assert previous(*there) == 2
+    assert previous(*there, ("rollback", 3, 2)) == 1
+    assert previous(*there, ("rollback", 3, 2), ("rollback", 2, 1)) is None
+    assert previous(*there, ("rollback", 3, 2), ("cutover", 2, 3)) == 2
