@@ -29,11 +29,12 @@ $(READY): requirements-dev.lock pyproject.toml
 demo: $(READY)
 	$(BIN)/python demo/demo.py
 
+# Files in their order, the end-to-end ones early: sorted by their number of tests the longest would come last, alone.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-long: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -127,11 +127,11 @@ def _there_and_back(pipeline: Pipeline, victims: Sequence[str]) -> None:
     live.stop()
 
 
-def test_three_kills(either: Pipeline) -> None:
+def test_three_kills(case: Pipeline) -> None:
     """The command, a muted worker and a live one are killed in turn, then cutover and rollback: exact after each."""
     victims = ["command", "muted", "live"]
-    either.rng.shuffle(victims)
-    _there_and_back(either, victims)
+    case.rng.shuffle(victims)
+    _there_and_back(case, victims)
 
 
 @pytest.mark.long
