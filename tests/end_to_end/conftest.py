@@ -62,9 +62,9 @@ def pipeline(make_pipeline: Callable[..., Pipeline], bootstrap: str) -> Pipeline
     return make_pipeline(bootstrap).prepare()
 
 
-@pytest.fixture(params=["embedded", "aerospike"])
+@pytest.fixture(params=["embedded", pytest.param("aerospike", marks=pytest.mark.long)])
 def either(request: pytest.FixtureRequest, make_pipeline: Callable[..., Pipeline], bootstrap: str) -> Pipeline:
-    """On the shared broker and each store, prepared."""
+    """On the shared broker and each store, prepared; on Aerospike in the long run."""
     if request.param == "embedded":
         return make_pipeline(bootstrap).prepare()
     server: Server = request.getfixturevalue("aerospike_server")

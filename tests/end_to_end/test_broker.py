@@ -59,6 +59,7 @@ def test_broker_frozen(make_pipeline: Callable[..., Pipeline], broker: Broker) -
     _disturb(pipeline.prepare(), _freeze(broker))
 
 
+@pytest.mark.long
 def test_broker_frozen_past_the_session(make_pipeline: Callable[..., Pipeline], broker: Broker) -> None:
     """Frozen for longer than sessions last: the worker joins again, and is not taken for another one."""
     short = {

@@ -38,6 +38,7 @@ def test_backlog_of_200_000(case: Pipeline) -> None:
     _backlog(case, 200_000)
 
 
+@pytest.mark.long
 def test_steady_3_000_a_second(case: Pipeline) -> None:
     """12 seconds of 3,000 events (the reference counted 25,328 of 36,000)."""
     worker = begin(case)
@@ -62,6 +63,7 @@ def _three_kills(case: Pipeline, events: int) -> None:
     _exactly(case, events)
 
 
+@pytest.mark.long
 def test_three_kills_at_1_000_a_second(case: Pipeline) -> None:
     """kill -9 of the worker while events arrive, started again at once."""
     _three_kills(case, 12_000)

@@ -88,6 +88,7 @@ def test_zombie_whose_slot_is_taken(pipeline: Pipeline) -> None:
     eventually(pipeline.exact)
 
 
+@pytest.mark.long
 def test_ten_rebalances(pipeline: Pipeline) -> None:
     """A second worker joins and leaves five times under load."""
     stays = pipeline.start("--slot", "a", batch_records=500)

@@ -4,6 +4,7 @@ import json
 import threading
 from collections import defaultdict
 
+import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from tests.end_to_end import oracle
@@ -75,6 +76,7 @@ def test_readers_while_workers_die(pipeline: Pipeline) -> None:
     assert every > sum(map(len, seen.values())), "nothing was aborted: the test shows nothing"
 
 
+@pytest.mark.long
 def test_quarantine_after_kills(pipeline: Pipeline) -> None:
     """Every parked or rejected record stands in quarantine once per position, with its bytes, whatever was aborted."""
     shares = {"unknown-tag": 0.3, "unknown-kind": 0.1, "malformed": 0.1, "delete": 0.1, "tombstone": 0.05}
