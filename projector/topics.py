@@ -8,6 +8,8 @@ from projector.config import Config
 from projector.log import Log, TopicInfo
 
 PARTITIONS = 12
+OUTPUT_PARTITIONS = 3
+"""Each one that a transaction writes to makes it longer: with 12, one takes twice as long."""
 MESSAGE_BYTES_DEFAULT = 1_048_588
 ENVELOPE_BYTES = 65_536
 """How much larger a quarantined record may be than the record: its key, its headers, the batch around it."""
@@ -43,9 +45,9 @@ class Difference(NamedTuple):
 def create_topics(log: Log, config: Config) -> None:
     """Create those of the three topics that are missing; one that is there is left as it is. Raises `Retryable`."""
     log.create_topic(config.input_topic, PARTITIONS, _KEPT_FOR_EVER)
-    log.create_topic(config.kpi_topic, PARTITIONS, {"cleanup.policy": "compact"})
+    log.create_topic(config.kpi_topic, OUTPUT_PARTITIONS, {"cleanup.policy": "compact"})
     message_bytes = str(_message_bytes(log.topic(config.input_topic)) + ENVELOPE_BYTES)
-    log.create_topic(config.quarantine_topic, PARTITIONS, {**_KEPT_FOR_EVER, "max.message.bytes": message_bytes})
+    log.create_topic(config.quarantine_topic, OUTPUT_PARTITIONS, {**_KEPT_FOR_EVER, "max.message.bytes": message_bytes})
 
 
 def check_topics(log: Log, config: Config) -> list[Difference]:

@@ -106,7 +106,9 @@ class KafkaMember:
         self._gone, self._failures = set(), []
         self._in_callback = True
         try:
-            return self._consumer.consume(records_max, timeout_s)
+            # Waits for the first alone: `consume` would wait for the last one, too.
+            first = self._consumer.poll(timeout_s)
+            return [] if first is None else [first, *self._consumer.consume(records_max - 1, 0)]
         except KafkaException as error:
             raise self._kept(translated(cause(error), f"reading as {self._name}")) from error
         finally:
