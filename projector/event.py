@@ -68,9 +68,6 @@ class Decoder:
         """`source_set`: the set that edge rows are written to."""
         self._source_set = source_set
         self._decode_usual = msgspec.json.Decoder(_Usual).decode
-        self._decode_ordered = msgspec.json.Decoder(_Ordered).decode
-        self._ordered = True
-        """The last good record had its bins in the order of `_Ordered`, so the next one will."""
 
     def decode(self, value: bytes | None) -> Event | Unfit:
         """The event in a record's value, or why there is none. Raises nothing, whatever the bytes are."""
@@ -83,42 +80,39 @@ class Decoder:
         try:
             if not value.isascii():
                 value.decode()  # msgspec does not look at strings that it skips
-        except UnicodeDecodeError:
-            return None
-        if self._ordered:
-            try:
-                ordered = self._decode_ordered(value)
-            except msgspec.MsgspecError:
-                self._ordered = False
-            else:
-                id_bin, data_bin, tag_bin, _, type_bin = ordered.bins
-                data = data_bin.value
-                tag = tag_bin.value if data.tag is UNSET else data.tag
-                kind = type_bin.value if data.event is UNSET else data.event
-                return self._usual(ordered.key[1], id_bin.value, tag, kind)
-        return self._decode_any_order(value)
-
-    def _decode_any_order(self, value: bytes) -> Event | None:
-        try:
             record = self._decode_usual(value)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
-        bins: dict[type, Any] = {type(item): item.value for item in record.bins}
-        if not bins or len(bins) != len(record.bins):  # a name that comes again is left to `decode_any`
-            return None
-        self._ordered = tuple(bins) == _ORDER
-        data = bins.get(_DataBin, _NO_DATA)
-        tag = bins.get(_TagBin) if data.tag is UNSET else data.tag
-        kind = bins.get(_TypeBin) if data.event is UNSET else data.event
-        _, set_name, digest, _ = record.key
-        return self._usual(set_name, bins.get(_IdBin, digest), tag, kind)
-
-    def _usual(self, set_name: str, event_id: Any, tag: Any, kind: Any) -> Event | None:
+        event_id: Any = None
+        data: Any = None
+        tag: Any = None
+        source: Any = None
+        kind: Any = None
+        for item in record.bins:  # a name that comes again is left to `decode_any`
+            item_type = type(item)
+            if item_type is _IdBin and event_id is None:
+                event_id = item.value
+            elif item_type is _DataBin and data is None:
+                data = item.value
+            elif item_type is _TagBin and tag is None:
+                tag = item.value
+            elif item_type is _SourceBin and source is None:
+                source = item.value
+            elif item_type is _TypeBin and kind is None:
+                kind = item.value
+            else:
+                return None
+        if data is not None:
+            tag = tag if data.tag is UNSET else data.tag
+            kind = kind if data.event is UNSET else data.event
         code = _CODES.get(kind)
+        _, set_name, digest, _ = record.key
+        if event_id is None:
+            event_id = digest
         key: Any = _uuid_bytes(event_id)
         if key is None and _is_id(event_id):
             key = event_id
-        if key is None or code is None or not tag or "\0" in tag or set_name != self._source_set:
+        if key is None or code is None or not tag or "\0" in tag or set_name != self._source_set or not record.bins:
             return None
         return _event((key, code, tag))
 
@@ -220,9 +214,6 @@ class _Data(Struct, gc=False):
     event: str | UnsetType = UNSET
 
 
-_NO_DATA = _Data()
-
-
 class _IdBin(Struct, tag_field="name", tag=_ID, gc=False):
     value: str
 
@@ -247,17 +238,6 @@ class _Usual(Struct, gc=False):
     msg: Literal["write"]
     key: tuple[str, str, str, str | None]
     bins: list[_IdBin | _DataBin | _TagBin | _SourceBin | _TypeBin]
-
-
-class _Ordered(Struct, gc=False):
-    """The same with all of its bins, in the connector's order: decoded in three quarters of the time."""
-
-    msg: Literal["write"]
-    key: tuple[str, str, str, str | None]
-    bins: tuple[_IdBin, _DataBin, _TagBin, _SourceBin, _TypeBin]
-
-
-_ORDER = (_IdBin, _DataBin, _TagBin, _SourceBin, _TypeBin)
 
 
 # --- any record
