@@ -104,6 +104,7 @@ def test_a_hundred_thousand_damaged_records_get_the_tables_answer() -> None:
         GOOD[0].replace(b'"geo": [', b'"geo": [' + b"[" * 496 + b"]" * 496 + b", "),
         GOOD[0].replace(b'"gen": 0', b'"gen": [' + b"[]," * 5_000 + b"[]]"),
         GOOD[0].replace(b'"gen": 0', b'"gen": "' + b'[\\"{' * 5_000 + b'\\\\"'),
+        GOOD[0].replace(b'"name": "event-type"', b'"namnulle": "event-type"'),
         GOOD[0].replace(b"Mozilla", b"M" * 5_000_000),
         GOOD[0].replace(b'"gen": 0', b'"gen": ' + b"9" * 5_000_000),
         GOOD[0][:-1] + b" " * 5_000_000 + b"}",
