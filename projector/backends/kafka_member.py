@@ -106,9 +106,7 @@ class KafkaMember:
         self._gone, self._failures = set(), []
         self._in_callback = True
         try:
-            # Waits for the first alone: `consume` would wait for the last one, too.
-            first = self._consumer.poll(timeout_s)
-            return [] if first is None else [first, *self._consumer.consume(records_max - 1, 0)]
+            return self._consumer.consume(records_max, timeout_s)
         except KafkaException as error:
             raise self._kept(translated(cause(error), f"reading as {self._name}")) from error
         finally:
