@@ -68,7 +68,7 @@ namespace {namespace} {{
 """
 DEVICE = """storage-engine device {{
         file {directory}/data
-        filesize 2G
+        filesize 8G
         flush-max-ms {flush_max_ms}
     }}"""
 MEMORY = """storage-engine memory {
