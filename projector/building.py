@@ -217,13 +217,19 @@ class Building:
 
     def _compared(self, comparer: Comparer) -> Comparison:
         """The bulk is read while both run; then both are compared, each up to its own checkpoint."""
+        self._refresh(comparer)
+        comparison = comparer.compare(self._comparing)
+        self._refresh(comparer)  # where ids differ it took long, and both went on
+        return comparison
+
+    def _refresh(self, comparer: Comparer) -> None:
+        """Read what is new until there is little left."""
         for _ in range(REFRESHES_MAX):
             self._lease.renew()
             began = self._clock.monotonic()
             comparer.refresh(self._comparing)
             if self._clock.monotonic() - began < REFRESHED_S:
-                break
-        return comparer.compare(self._comparing)
+                return
 
     def _switched(self, comparer: Comparer, who: str, what: str, why: str, accept: bool) -> Result:
         closed_at = self._clock.monotonic()
