@@ -272,23 +272,6 @@ def read_pointer(store: Store, settle_ms: int) -> Pointer | None:
     return None if row is None else _parsed(row)
 
 
-def settled_pointer(store: Store, settle_ms: int, wait_ms: int = 20_000) -> Pointer:
-    """The pointer row, read settled; waits for that, `settle_ms` + `wait_ms` at most.
-
-    Raises `Misconfigured` if there is none, `Refused` if it keeps changing, and `Retryable`.
-    """
-    deadline = time.monotonic() + (settle_ms + wait_ms) / 1000
-    while True:
-        pointer = read_pointer(store, settle_ms)
-        if pointer is None:
-            raise Misconfigured("the store holds no pointer row (set projector): run: projector migrate")
-        if pointer.settled:
-            return pointer
-        if time.monotonic() > deadline:
-            raise Refused("the pointer row keeps changing: wait until the cutover or rollback under way has ended")
-        time.sleep(_POLL_S)
-
-
 def _new_nonce() -> int:
     return random.SystemRandom().randrange(1, 2**63)
 
