@@ -75,6 +75,11 @@ class Standing(NamedTuple):
         return sum(self.totals.values())
 
 
+def bounded(offsets: Mapping[int, int], until: Mapping[int, int]) -> dict[int, int]:
+    """The lower of both, per partition of `offsets`; of one that `until` does not name nothing is read."""
+    return {partition: min(offset, until.get(partition, 0)) for partition, offset in offsets.items()}
+
+
 def row_key(number: int) -> RowKey:
     """Where the row of a generation stands."""
     return RowKey(SET, f"generation/{number}")
