@@ -28,6 +28,7 @@ CLOSING = "closing"
 POINTER = RowKey("projector", "pointer")
 HISTORY_MAX = 50
 WAIT_S = 20.0
+RECORD_ATTEMPTS = 10
 _BINS = ("live", "state", "epoch", "nonce", "lease", "topic-id", "history")
 _POLL_S = 0.05
 
@@ -223,9 +224,17 @@ class PointerRow:
         self._store.write([_write(seen, opened)])
         return True
 
-    def record(self, seen: Pointer, entry: Entry) -> Pointer:
-        """Add to the history and change nothing else; returns once settled. Raises `Superseded`."""
-        return self._changed(seen, _with(seen, entry))
+    def record(self, entry: Callable[[Pointer], Entry]) -> Pointer:
+        """Add to the history and change nothing else, whatever row there is; returns once settled.
+
+        Another's change that comes first stays, and the entry is made for the row after it. Raises `Superseded` if one
+        comes first again and again.
+        """
+        for _ in range(RECORD_ATTEMPTS):
+            seen = self.settled()
+            with contextlib.suppress(Superseded):
+                return self._changed(seen, _with(seen, entry(seen)))
+        raise Superseded("the pointer row is changed again and again, so that nothing is added to its history")
 
     def holds(self, own: Closing) -> bool:
         """Whether one's own `closing` still stands."""

@@ -203,7 +203,7 @@ def test_the_history_is_bounded(place: Place) -> None:
     """The newest entries stay."""
     row = place.row()
     for when in range(HISTORY_MAX + 5):
-        row.record(row.settled(), Entry("abandon", "me", when, 1, 2, 1))
+        row.record(lambda _, when=when: Entry("abandon", "me", when, 1, 2, 1))  # type: ignore[misc]  # bound now
     pointer = row.settled()
     assert [each.when for each in pointer.entries] == list(range(5, HISTORY_MAX + 5))
     assert (pointer.live, pointer.state, pointer.epoch) == (1, OPEN, 1)
