@@ -26,7 +26,7 @@ from projector.pointer import POINTER
 from projector.projector import Projector
 from projector.store import Delete, Presence, Put, Read, RowKey, Store, Write
 from tests.end_to_end.traffic import Traffic
-from tests.fault.faults import Crash, Fate, FaultyLog, FaultyStore, Late
+from tests.fault.faults import Crash, Fate, FaultyLog, FaultyStore, Late, Nth
 from tests.fault.memory_store import MemoryStore
 from tests.generations import CONFIG, LIVE, REBUILT, Counting, GroupsLog, Oldest, create_campaigns, ids_of
 
@@ -94,18 +94,6 @@ def test_what_is_gone_is_carried_and_the_rest_recounted(tmp_path: Path) -> None:
     compared = Comparer(log, store, config, live, rebuilt).compare()
     assert compared.same
     assert compared.ids_held == (traffic.verdicts["counted"],) * 2
-
-
-class Nth:
-    """The n-th call meets a fate."""
-
-    def __init__(self, at: int, fate: Fate) -> None:
-        self.calls = 0
-        self._at, self._fate = at, fate
-
-    def fate(self, call: str) -> Fate:  # noqa: ARG002  # every call alike
-        self.calls += 1
-        return self._fate if self.calls == self._at else Fate.FINE
 
 
 def live_ids() -> dict[int, dict[EventId, Sighting]]:
