@@ -152,6 +152,19 @@ def read(store: Store, number: int) -> Build:
     raise Refused(f"there is no generation {number}: projector generations lists all")
 
 
+def unfinished(store: Store, campaigns: Sequence[int] | None, until: Mapping[int, int] | None) -> Build | None:
+    """The generation that an earlier run for the same, of the same version, has left half built; None: there is none.
+
+    One that is or was live is none, whatever its own row says. Raises `Retryable`.
+    """
+    wanted = State.SCRATCH if campaigns is not None or until is not None else State.BUILDING
+    for build in reversed(builds(store)):
+        same = build.campaigns == campaigns and build.until == until and build.version == version("projector")
+        if build.state is wanted and build.built_ms is None and same:
+            return build
+    return None
+
+
 def record(store: Store, build: Build) -> None:
     """Write down where a generation stands now. Raises `Retryable`."""
     write_patiently(store, [Write(row_key(build.number), _operations(build), Presence.EITHER)])

@@ -137,7 +137,7 @@ def rebuild(
     """
     from projector.carry import carry as carry_over
     from projector.carry import gone
-    from projector.generations import create
+    from projector.generations import create, unfinished
     from projector.lease import Lease
     from projector.plan import plan
     from projector.preflight import preflight
@@ -148,8 +148,8 @@ def rebuild(
         live = preflight(log, store, config).generation
         scratch = bool(campaign) or until is not None
         limits = limits_of(log, config.input_topic, until) if until is not None else None
-        only = sorted(campaign) if campaign else None
-        planned = plan(log, config, live, _unfinished(store, only, limits), workers, limits)
+        only = sorted({*campaign}) if campaign else None
+        planned = plan(log, config, live, unfinished(store, only, limits), workers, limits)
         _show_plan(planned)
         if planned.gone and not carry:
             missing = ", ".join(f"{each.partition}: {each.first} to {each.head - 1}" for each in planned.gone)
@@ -160,7 +160,7 @@ def rebuild(
         confirmed("Begin?", yes)
         with Lease(store, "a rebuild").held() as lease:
             live = system.row.settled().generation(config)
-            build = _unfinished(store, only, limits) or create(log, store, config, only, limits, scratch)
+            build = unfinished(store, only, limits) or create(log, store, config, only, limits, scratch)
             if carry and gone(log, config, build.generation(config)):
                 with progress("ids of the live ledger", None) as shown:
 
@@ -237,20 +237,6 @@ def _make_live(
     with Lease(system.store, f"a {what}").held() as lease:
         result = system.built(build, workers, lease, what, accept, switch=True)
     _end(result, number, as_json)
-
-
-def _unfinished(store: "Store", campaigns: list[int] | None, until: dict[int, int] | None) -> "Build | None":
-    """The generation that an earlier run of the same command and version has left, to go on with."""
-    from importlib.metadata import version
-
-    from projector.generations import State, builds
-
-    wanted = State.SCRATCH if campaigns is not None or until is not None else State.BUILDING
-    for build in reversed(builds(store)):
-        same = build.campaigns == campaigns and build.until == until and build.version == version("projector")
-        if build.state is wanted and build.built_ms is None and same:
-            return build
-    return None
 
 
 def _show_plan(planned: "Plan") -> None:

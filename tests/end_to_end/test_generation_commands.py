@@ -215,7 +215,12 @@ def test_a_miscount(pair: Pair) -> None:
     cells = [(each["campaign"], each["kpi"], each["live"], each["rebuilt"]) for each in told["cells"]]
     impressions, clicks = true[3, "impressions"], true[3, "clicks"]
     assert sorted(cells) == [(3, "clicks", clicks + 1, clicks), (3, "impressions", impressions - 1, impressions)]
-    assert [(each["campaign"], each["id"]) for each in told["differences"]] == [(3, event_id)]
+    (difference,) = told["differences"]
+    assert (difference["campaign"], difference["id"]) == (3, event_id)
+    live, rebuilt = difference["live"], difference["rebuilt"]
+    assert (live.pop("kpi"), rebuilt.pop("kpi")) == ("clicks", "impressions")
+    assert live == rebuilt
+    assert live.keys() == {"second", "partition", "offset"}
     assert pair.live() == (1, 1)
     shown = pair.ends(1, "cutover", "2", "--yes").stdout
     assert event_id in shown

@@ -231,6 +231,18 @@ def test_an_id_that_a_killed_recount_left_before_the_new_head_is_carried_too() -
     assert carry(log, store, CONFIG, LIVE, REBUILT) == {0: 8, 1: 4}
 
 
+def test_a_scratch_generation_of_some_campaigns_gets_these_alone() -> None:
+    """Neither ids nor a row of another one, and its checkpoint counts its own."""
+    log, store = prepared()
+    ids = before_heads()[1]
+    counted = Counter(sighting[2] for sighting in ids.values())
+    assert 0 < len(ids) < sum(HEADS.values())
+    assert carry(log, store, CONFIG, LIVE, REBUILT, campaigns=[1]) == counted
+    assert ids_of(store, REBUILT, 1) == ids
+    assert [row.bins["c-id"] for page in store.scan(REBUILT.campaigns, ("c-id",)) for row in page] == [1]
+    assert {p: each.offset for p, each in log.checkpoint(REBUILT.group, CONFIG.input_topic).items()} == HEADS
+
+
 def test_a_topic_that_is_whole_needs_no_carry() -> None:
     """Nothing is written."""
     log, store = GroupsLog(), MemoryStore(lambda: 0.0)

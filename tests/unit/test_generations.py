@@ -102,6 +102,14 @@ def test_an_abandoned_number_is_never_given_again(store: MemoryStore, log: Group
     assert [build.state for build in builds(store)] == [State.LIVE, State.ABANDONED, State.BUILDING]
 
 
+def test_a_number_whose_group_has_a_checkpoint_is_not_given(store: MemoryStore, log: GroupsLog) -> None:
+    """The store was lost, the log was not: a generation with empty rows would begin where the lost one stood."""
+    for lost in (2, 3):
+        log.commit(Generation(lost, CONFIG.group), {0: 7})
+    assert create(log, store, CONFIG).number == 4
+    assert [build.number for build in builds(store)] == [1, 4]
+
+
 class Raced:
     """A store in which another creates the same row a moment before."""
 
