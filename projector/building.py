@@ -19,7 +19,7 @@ from projector.config import Config
 from projector.cutover import Cutover, Ending
 from projector.errors import Fatal, Refused, Retryable
 from projector.generation import Generation
-from projector.generations import Build, State, read, record, totals
+from projector.generations import Build, State, bounded, read, record, totals
 from projector.lease import Lease
 from projector.log import Log
 from projector.patience import patiently
@@ -96,13 +96,16 @@ class Workers:
 
 
 class WorkersFailed(Fatal):
-    """The muted workers ended with an error, which they have told."""
+    """The muted workers ended with an error, which they have told.
+
+    Its exit code is theirs; but 1 would say that a difference was found, so that it is 3, as of `Refused`.
+    """
 
     def __init__(self, code: int) -> None:
         super().__init__(
             f"the workers that build it ended with exit code {code}; the same command goes on where it was"
         )
-        self.exit_code = code
+        self.exit_code = Refused.exit_code if code == 1 else code
 
 
 class Result(NamedTuple):
@@ -178,9 +181,11 @@ class Building:
         at = patiently(lambda: self._log.checkpoint(self._target.group, self._config.input_topic))
         goal = patiently(lambda: self._log.checkpoint(self._live.group, self._config.input_topic))
         goals = {partition: each.offset for partition, each in goal.items() if each.offset}
-        if self._build.until is not None:
-            goals = {partition: min(goal, self._build.until.get(partition, 0)) for partition, goal in goals.items()}
-        return Advance({partition: each.offset for partition, each in at.items()}, goals)
+        there = {partition: each.offset for partition, each in at.items()}
+        if (until := self._build.until) is not None:
+            # What was carried over may reach further: a head can be past the limit.
+            there, goals = bounded(there, until), bounded(goals, until)
+        return Advance(there, goals)
 
     def _take_over(self) -> None:
         """Campaigns that no event names have an opening all the same."""
