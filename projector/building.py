@@ -14,9 +14,10 @@ from typing import NamedTuple
 from projector.adoption import take_over_all
 from projector.balance import parse_totals
 from projector.clock import Clock
-from projector.comparison import Cause, Comparer, Comparison
+from projector.comparison import Comparer
 from projector.config import Config
 from projector.cutover import Cutover, Ending
+from projector.differences import Cause, Comparison
 from projector.errors import Fatal, Refused, Retryable
 from projector.generation import Generation
 from projector.generations import Build, State, bounded, read, record, totals

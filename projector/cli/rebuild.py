@@ -17,8 +17,8 @@ from projector.errors import Refused
 
 if TYPE_CHECKING:
     from projector.building import Result
-    from projector.comparison import Comparison
     from projector.config import Config
+    from projector.differences import Comparison
     from projector.generations import Build
     from projector.lease import Lease
     from projector.log import Log
@@ -271,7 +271,7 @@ def _differs(result: "Result") -> bool:
 
 
 def _document(result: "Result", number: int) -> dict[str, object]:
-    from projector.comparison import shown
+    from projector.differences import shown
 
     comparison = result.comparison
     document: dict[str, object] = {
@@ -343,7 +343,7 @@ def _print(result: "Result", number: int) -> None:
 def _print_comparison(comparison: "Comparison") -> None:
     from rich.table import Table
 
-    from projector.comparison import shown
+    from projector.differences import shown
 
     out = console()
     live, rebuilt = comparison.ids_held

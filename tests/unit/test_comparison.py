@@ -10,7 +10,8 @@ import pytest
 
 from projector import comparison
 from projector.backends.embedded_store import EmbeddedStore
-from projector.comparison import Cause, Comparer
+from projector.comparison import Comparer
+from projector.differences import Cause
 from projector.event import KPIS
 from projector.fold import EventId, Sighting
 from projector.generation import Generation
