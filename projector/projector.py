@@ -328,7 +328,7 @@ class Projector(Listener):
         self._newly_assigned = True
         try:
             starts = self._starts(partitions)
-        except Retryable:
+        except (Fenced, Retryable):
             self._assignment_failed = True
             raise
         self._last_word.assigned()

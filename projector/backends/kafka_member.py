@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from projector.backends import kafka_client
@@ -134,7 +134,9 @@ class KafkaMember:
             if error.code() in kafka_client.NO_SUCH_TOPIC:
                 self._check_topic_at = min(self._check_topic_at, time.monotonic() + TOPIC_DOUBT_S)
             elif isinstance(verdict, OffsetsGone):
-                if partition in self._starts and partition not in self._seeks:
+                start = None if partition is None or partition in self._seeks else self._starts.get(partition)
+                # An offset before the start was asked for while it was not known where to start.
+                if start is not None and not 0 <= (message.offset() or 0) < start:
                     text = f"{self._topic}/{partition}: offset {message.offset()} is not in the topic: {error.str()}"
                     raise self._kept(OffsetsGone(text))
             elif isinstance(verdict, Fatal):
@@ -216,7 +218,8 @@ class KafkaMember:
         except Exception as error:  # the client's callback cannot let it through without losing records
             self._failures.append(error)
             self._unstarted.update(numbers)
-            starts = dict.fromkeys(numbers, OFFSET_END)
+            # A place that the client need not ask for: its answer could come after the seek that `_start_late` makes.
+            starts = dict.fromkeys(numbers, 0)
         else:
             self._starts.update(starts)
         self._consumer.incremental_assign(places(self._topic, starts))
