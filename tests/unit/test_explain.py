@@ -376,6 +376,16 @@ def test_campaigns_that_may_not_count(own: Place, reason: str) -> None:
     assert positions(own, "x", "--set", "quarantine_topic=empty", code=1) == [("parked", reason)]
 
 
+def test_a_duplicate_is_judged_in_its_own_campaign(own: Place) -> None:
+    """An id of two campaigns, as two kinds: the same kind again is a plain duplicate in each."""
+    first, second = (min(t for t, c in own.campaign_of.items() if c == campaign) for campaign in (1, 2))
+    for tag, kind in ((first, "click"), (second, "visit")):
+        own.append(own.event("two", tag, kind))
+        own.append(own.event("two", tag, kind))
+    own.count()
+    assert sorted(positions(own, "two")) == [("counted", "")] * 2 + [("duplicate", "")] * 2
+
+
 def test_records_that_are_no_events(own: Place) -> None:
     """An id in a record that was rejected is found, in quarantine and in the topic, with the reason."""
     bad = [
