@@ -21,7 +21,7 @@ import msgspec
 
 from projector.clock import Clock
 from projector.config import Config
-from projector.errors import Fenced, ProjectorError, Refused, Retryable
+from projector.errors import Fenced, ProjectorError, Refused, Retryable, SlotTaken
 from projector.log import Listener, Log, Member, Message, Offset
 from projector.patience import Patience, patiently
 from projector.quarantined import Quarantined, Wanted, quarantine_messages
@@ -105,6 +105,8 @@ def retry(
     retrier = _Retrier(log, config, wanted, member, advance, records_max, patience, clock)
     try:
         retrier.run()
+    except SlotTaken:
+        raise SlotTaken("another retry has begun meanwhile and goes on with what is left: let that one end") from None
     finally:
         with suppress(ProjectorError):  # it leaves by itself once its session is over
             member.leave()
