@@ -124,9 +124,9 @@ def test_two_kills(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.long
-def test_twelve_kills(pipeline: Pipeline) -> None:
+def test_eight_kills(pipeline: Pipeline) -> None:
     """The same, more often."""
-    _killed(pipeline, 12)
+    _killed(pipeline, 8)
 
 
 def test_another_one_meanwhile_is_refused(pipeline: Pipeline) -> None:

@@ -15,7 +15,7 @@ from projector.backends.embedded_log import EmbeddedLog
 from projector.backends.embedded_store import EmbeddedStore
 from projector.cli.app import app
 from projector.config import Config
-from projector.errors import Misconfigured, Refused, Retryable, SlotTaken
+from projector.errors import Fenced, Misconfigured, Refused, Retryable, SlotTaken
 from projector.generation import Generation
 from projector.log import Log, Message, Offset, Record
 from projector.migrate import migrate
@@ -158,6 +158,20 @@ def test_bounded_transactions(log: MemoryLog) -> None:
     told: list[int] = []
     assert retry(log, CONFIG, ALL, told.append, records_max=10) == sum(told) == 25
     assert committed == [10, 20, 25]
+
+
+def test_commits_of_unknown_outcome(log: MemoryLog) -> None:
+    """Those that did take effect are found by their markers: counted as sent, and not sent again."""
+    for offset in range(25):
+        put_aside(log, 0, offset)
+
+    def lose_the_answer() -> None:
+        raise Fenced("outcome unknown")
+
+    log.committed = lose_the_answer
+    told: list[int] = []
+    assert retry(log, CONFIG, ALL, told.append, records_max=10) == sum(told) == 25
+    assert came_back(log) == keys(*((0, n) for n in range(25)))
 
 
 @pytest.mark.parametrize("seed", range(30))
