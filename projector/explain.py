@@ -32,8 +32,8 @@ class Position(NamedTuple):
     """A record with the id, and what became of it in the generation.
 
     `verdict`: those of the design, or unread (at or past the checkpoint), missing (read, and neither counted nor set
-    aside: `projector audit`), gone (counted, and before the topic's head), foreign (counted, but not what the topic
-    holds there).
+    aside: `projector audit`), unknown (the same, where the ledger is damaged), gone (counted, and before the topic's
+    head), foreign (counted, but not what the topic holds there).
     """
 
     partition: int
@@ -247,6 +247,8 @@ class _Judge:
             return "parked", "unknown-tag", f"tag {event.tag}"
         if self.build.campaigns is not None and campaign not in self.build.campaigns:
             return "rejected", "other-campaign", f"campaign {campaign}"
+        if campaign in self.whereabouts.damaged:
+            return "unknown", "", f"campaign {campaign}: its ledger could not be searched whole"
         if reason := self.whereabouts.searched[campaign]:
             return "parked", reason, f"campaign {campaign}"
         return "missing", "", f"campaign {campaign}: projector audit names the remedy"

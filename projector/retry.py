@@ -57,7 +57,7 @@ def parked(
 ) -> dict[str, Parked]:
     """By key the wanted records whose last verdict is parked and that were not retried; changes nothing.
 
-    `advance` hears of messages read, as many as `to_read`. Raises `Misconfigured`, `Retryable`.
+    `advance` hears of messages read, markers among them. Raises `Misconfigured`, `Retryable`.
     """
     found: dict[str, Parked] = {}
     for message, record in quarantine_messages(log, config.quarantine_topic):

@@ -75,6 +75,8 @@ class Whereabouts:
         """The campaigns, each with the reason why it can have no ledger, or nothing."""
         self.damage: list[str] = []
         """What could not be searched, one line each."""
+        self.damaged: set[int] = set()
+        """The campaigns of which that is told: an id may be counted there all the same."""
         self._by_print: dict[int, list[EventId]] = {}
         for event_id, each in zip(self.counted, prints(self.counted).tolist(), strict=True):
             self._by_print.setdefault(each, []).append(event_id)
@@ -221,6 +223,7 @@ class Whereabouts:
             if search.campaign not in changed:
                 self.searched[search.campaign] = ""
                 self.damage += search.flaws
+                self.damaged.update([search.campaign] if search.flaws else [])
                 for event_id, found in search.found:
                     self.counted[event_id].append(found)
         return sorted(changed)

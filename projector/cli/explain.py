@@ -78,7 +78,7 @@ def explain_command(
         print_json(_document(found, bad))
     else:
         for each in found.of:
-            _tell(each, found.generation)
+            _tell(each, found, campaign)
     for line, why in bad:
         print(f"line {line}: {why}", file=sys.stderr)
     for damage in found.damage:
@@ -176,10 +176,13 @@ def _entry(each: "Explanation") -> dict[str, Any]:
     return entry
 
 
-def _tell(each: "Explanation", generation: int) -> None:
+def _tell(each: "Explanation", found: "Explanations", campaign: int | None) -> None:
     from projector.event import spelled
 
-    said = "counted" if each.counted else f"not counted in generation {generation}"
+    generation = found.generation
+    where = f"generation {generation}" if campaign is None else f"generation {generation} for campaign {campaign}"
+    uncounted = f"not found in what could be searched of {where}" if found.damage else f"not counted in {where}"
+    said = "counted" if each.counted else uncounted
     print(f"{printable(spelled(each.id))}: {said}")
     for at in each.counted:
         print(f"  {_where(at)}, generation {generation}")

@@ -269,6 +269,7 @@ def test_what_it_prints(place: Place) -> None:
     assert never.exit_code == 1
     assert never.stdout.splitlines()[0] == "never sent: not counted in generation 1"
     assert "it is not there" in place.run("never sent", "--scan").stdout
+    assert "not counted in generation 1 for campaign 2" in place.run("never sent", "--campaign", "2").stdout
 
 
 def _conflicting(place: Place, topic: dict[str, list[Seen]], ledger: dict[str, Any]) -> str:
@@ -427,7 +428,10 @@ def test_a_damaged_page(own: Place) -> None:
     found = own.json(newest, code=4)
     assert [each["id"] for each in found["ids"] if each["counted"]] == [newest]
     assert f"page {lost} is missing" in found["damage"][0]
+    hidden = next(event_id for event_id, at in held.items() if at == lost)
+    assert positions(own, hidden, code=4) == [("unknown", "")]
     failed = own.run("never sent")
+    assert "not counted" not in failed.stdout
     assert (failed.exit_code, f"error: campaign {campaign}: page {lost} is missing" in failed.stderr) == (4, True)
     assert own.run(newest, "--campaign", str(campaign % CAMPAIGNS + 1)).exit_code == 1
 
