@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple, NoReturn
+from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -59,6 +60,33 @@ class Unfit(NamedTuple):
 
 
 _event: Callable[[tuple[bytes | str, int, str]], Event] = partial(tuple.__new__, Event)  # a third faster than Event()
+
+
+class Named(NamedTuple):
+    """What a record's value names, whatever its verdict: the id as the ledger would keep it, and the tag."""
+
+    id: bytes | str | None
+    tag: str | None
+
+
+def named(value: bytes | None) -> Named:
+    """The id and the tag in a record's value, each None where it has none that could be counted. Raises nothing."""
+    try:
+        row = _row(_parse(value or b""))
+    except ValueError:
+        return Named(None, None)
+    tag, _ = _tag_and_kind(row)
+    return Named(id_of(row.bins.get(_ID, row.digest)), tag if _is_storable(tag) else None)
+
+
+def id_of(text: Any) -> bytes | str | None:
+    """A text as the ledger keeps an id: the 16 bytes of a UUID in any spelling, else the text; None if it is no id."""
+    return _uuid_bytes(text) or (text if _is_id(text) else None)
+
+
+def spelled(event_id: bytes | str) -> str:
+    """An id of the ledger as text, the same for all spellings: a UUID in lower case with dashes, else the text."""
+    return str(UUID(bytes=event_id)) if isinstance(event_id, bytes) else event_id
 
 
 class Decoder:
@@ -130,14 +158,7 @@ class Decoder:
             return Unfit("rejected", "not-an-event", str(error))
         if row.deleted:
             return Unfit("rejected", "delete", "")
-        tag = row.bins.get(_TAG, UNSET)
-        kind = row.bins.get(_TYPE, UNSET)
-        if _DATA in row.bins:
-            data = row.bins[_DATA]
-            if isinstance(data, dict):
-                tag, kind = data.get("tag", tag), data.get("event", kind)
-            else:
-                tag = None
+        tag, kind = _tag_and_kind(row)
         return self._judge(row.set_name, row.bins.get(_ID, row.digest), tag, kind)
 
     def _judge(self, set_name: Any, event_id: Any, tag: Any, kind: Any) -> Event | Unfit:
@@ -339,6 +360,14 @@ def _flat_row(top: dict[str, Any]) -> _Row:
     if not bins and not deleted:
         raise _ShapeError("no bins")
     return _Row(deleted, metadata.get("set", UNSET), _present(metadata.get("digest")), bins)
+
+
+def _tag_and_kind(row: _Row) -> tuple[Any, Any]:
+    tag, kind = row.bins.get(_TAG, UNSET), row.bins.get(_TYPE, UNSET)
+    if _DATA not in row.bins:
+        return tag, kind
+    data = row.bins[_DATA]
+    return (data.get("tag", tag), data.get("event", kind)) if isinstance(data, dict) else (None, kind)
 
 
 def _present(value: Any) -> Any:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from projector.errors import Misconfigured, Refused
+from projector.event import named
 from projector.log import Log, Record
 
 _HEADERS = frozenset({"verdict", "reason", "topic", "partition", "offset", "timestamp", "generation", "detail"})
@@ -39,9 +40,10 @@ class Wanted:
     partition: int | None = None
     since_ms: int | None = None
     until_ms: int | None = None
+    tag: str | None = None
 
     def fits(self, record: Quarantined) -> bool:
-        """Whether the record is wanted; one without a timestamp is not, where a time is asked for."""
+        """Whether the record, with its value, is wanted; where a time is asked for, one without a timestamp is not."""
         timed = self.since_ms is not None or self.until_ms is not None
         return (
             (self.reason is None or record.reason == self.reason)
@@ -50,6 +52,7 @@ class Wanted:
             and not (timed and record.timestamp_ms < 0)
             and (self.since_ms is None or record.timestamp_ms >= self.since_ms)
             and (self.until_ms is None or record.timestamp_ms < self.until_ms)
+            and (self.tag is None or named(record.value).tag == self.tag)
         )
 
 
@@ -64,9 +67,11 @@ def quarantined(log: Log, topic: str, wanted: Wanted) -> tuple[list[Quarantined]
         found = _parsed(message)
         if found is None:
             foreign += 1
-        else:
+        elif wanted.fits(found):
             last[found.key] = found._replace(value=None)
-    records = [record for record in last.values() if wanted.fits(record)]
+        else:
+            last.pop(found.key, None)
+    records = list(last.values())
     return sorted(records, key=lambda record: (record.topic, record.partition, record.offset)), foreign
 
 
@@ -93,6 +98,17 @@ def quarantined_as(log: Log, topic: str, keys: Collection[str]) -> dict[str, lis
             if record is not None:
                 found.setdefault(record.key, []).append(record._replace(value=None))
     return found
+
+
+def quarantine_messages(log: Log, topic: str) -> Iterator[tuple[Record, Quarantined]]:
+    """Every message that is a projector's, in the order of the topic, with what it says, values included.
+
+    Raises `Misconfigured`, `Retryable`.
+    """
+    for message in _messages(log, topic):
+        found = _parsed(message)
+        if found is not None:
+            yield message, found
 
 
 def moment_ms(text: str) -> int:

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from projector.config import Config
+from projector.errors import Misconfigured
 from projector.log import Log, TopicInfo
 
 PARTITIONS = 12
@@ -48,6 +49,21 @@ def create_topics(log: Log, config: Config) -> None:
     log.create_topic(config.kpi_topic, OUTPUT_PARTITIONS, {"cleanup.policy": "compact"})
     message_bytes = str(_message_bytes(log.topic(config.input_topic)) + ENVELOPE_BYTES)
     log.create_topic(config.quarantine_topic, OUTPUT_PARTITIONS, {**_KEPT_FOR_EVER, "max.message.bytes": message_bytes})
+
+
+def retried_topic(config: Config) -> str:
+    """The topic of markers: the keys of the quarantined records that went back to the input topic."""
+    return f"{config.quarantine_topic}-retried"
+
+
+def create_retried_topic(log: Log, config: Config) -> None:
+    """Create the topic of markers, if it is not there. Raises `Misconfigured` if it would lose any, `Retryable`."""
+    name = retried_topic(config)
+    log.create_topic(name, OUTPUT_PARTITIONS, {"cleanup.policy": "compact"})
+    info = log.topic(name)
+    differences = [] if info is None else list(_policy(name, info, "compact", "old markers would be lost"))
+    if differences:
+        raise Misconfigured(str(differences[0]))
 
 
 def check_topics(log: Log, config: Config) -> list[Difference]:

@@ -307,7 +307,8 @@ class KafkaMember:
         verdict = deliveries.failure or translated(error, f"a transaction of {self._name}")
         if isinstance(verdict, SlotTaken):
             return self._kept(verdict)
-        if isinstance(verdict, Fatal) and not error.fatal():
+        # A producer that is fenced between two messages takes no more of them and does not say why: a new one does.
+        if isinstance(verdict, Fatal) and not error.fatal() and error.code() != KafkaError._FATAL:
             return verdict
         unknown = committing and not error.txn_requires_abort()
         return Fenced(f"{'outcome unknown' if unknown else 'not committed'}: {verdict}")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from projector.errors import Fatal, Misconfigured, ProjectorError, Refused, Retr
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from projector.config import Config
 
@@ -80,6 +82,30 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_COLUMNS)
+
+
+def plain_table(*columns: str, text: tuple[str, ...] = ()) -> "Table":
+    """A table: the first column, `name` and those in `text` to the left, figures to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        left = number == 0 or column == "name" or column in text
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    return table
+
+
+def moment(ms: int) -> str:
+    """A Kafka timestamp as text, UTC; "none" for -1."""
+    return "none" if ms < 0 else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def printable(text: str) -> str:
+    """A text of others with what a terminal would obey escaped."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 @contextmanager

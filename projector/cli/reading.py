@@ -1,17 +1,26 @@
-"""`projector campaigns`, `show`, `watch`, `quarantine`: what the rows, the KPI topic and the quarantine say."""
+"""`projector campaigns`, `show`, `watch`: what the rows and the KPI topic say."""
 
-import base64
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json
+from projector.cli.app import (
+    AsJson,
+    ConfigFile,
+    Settings,
+    app,
+    configured,
+    console,
+    moment,
+    plain_table,
+    print_json,
+    printable,
+)
 from projector.errors import Retryable
 from projector.event import KPIS
 
@@ -20,7 +29,6 @@ if TYPE_CHECKING:
 
     from projector.feed import Feed, Total
     from projector.log import Log
-    from projector.quarantined import Quarantined
 
 _LINES_AROUND = 6  # of the live table: title, head, what stands below it
 
@@ -34,13 +42,6 @@ class Order(StrEnum):
     IMPRESSIONS = "impressions"
     CLICKS = "clicks"
     CONVERSIONS = "conversions"
-
-
-class Action(StrEnum):
-    """What `projector quarantine` does."""
-
-    LIST = "list"
-    SHOW = "show"
 
 
 @app.command("campaigns")
@@ -74,12 +75,12 @@ def campaigns_command(
         return
     from rich.text import Text
 
-    table = _table("campaign", "name", *KPIS)
+    table = plain_table("campaign", "name", *KPIS)
     table.show_footer = True
     for column, footer in zip(table.columns, ("total", f"{len(rows):,} campaigns", *_figures(totals)), strict=True):
         column.footer = footer
     for row in shown:
-        table.add_row(str(row.campaign), Text(_printable(row.name)), *_figures(row.stats))
+        table.add_row(str(row.campaign), Text(printable(row.name)), *_figures(row.stats))
     console().print(table)
     if not rows:
         print("no campaigns yet: projector seed creates the reference data set", file=sys.stderr)
@@ -107,7 +108,7 @@ def show_command(
         print_json({**rest.pop("row")._asdict(), **rest})
         return
     row = detail.row
-    table = _table("", *KPIS)
+    table = plain_table("", *KPIS)
     for name, counts in (
         ("total", row.stats),
         ("opening", row.opening),
@@ -116,13 +117,13 @@ def show_command(
     ):
         table.add_row(name, *_figures(counts))
     out = console()
-    out.print(f"{row.campaign} {_printable(row.name)}", markup=False, highlight=False)
+    out.print(f"{row.campaign} {printable(row.name)}", markup=False, highlight=False)
     out.print(table)
     ids = sum(detail.seen.values()) + sum(detail.sealed.values())
     ledger = (
         "none: nothing was counted yet" if row.rev is None else f"{ids:,} ids in the row, {detail.pages} pages sealed"
     )
-    created = "" if row.date_ms is None else _moment(row.date_ms)
+    created = "" if row.date_ms is None else moment(row.date_ms)
     for name, text in (
         ("created", created),
         ("generation", str(detail.generation)),
@@ -167,48 +168,6 @@ def watch_command(
         return
 
 
-@app.command("quarantine")
-def quarantine_command(
-    action: Annotated[Action, typer.Argument(help="`list` them, or `show` one.")] = Action.LIST,
-    key: Annotated[str | None, typer.Argument(help="To show: topic/partition/offset, as listed.")] = None,
-    reason: Annotated[str | None, typer.Option(help="List only this reason, such as unknown-tag.")] = None,
-    verdict: Annotated[str | None, typer.Option(help="List only parked, rejected or duplicate.")] = None,
-    partition: Annotated[int | None, typer.Option(min=0, help="List only this partition of the input.")] = None,
-    since: Annotated[str | None, typer.Option(help="List only from this time on: ISO 8601 (UTC), or epoch ms.")] = None,
-    until: Annotated[str | None, typer.Option(help="List only before this time.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="With show: the original bytes and nothing else.")] = False,
-    config_file: ConfigFile = None,
-    settings: Settings = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the records that were not counted, and why; or show one with its original bytes.
-
-    Example: [bold]projector quarantine --reason unknown-tag[/bold], then
-    [bold]projector quarantine show edge-to-core/3/1234[/bold]
-    """
-    from projector.backends import open_log
-    from projector.quarantined import Wanted, moment_ms, quarantined, quarantined_record
-
-    if (action is Action.SHOW) != (key is not None):
-        raise typer.BadParameter("show needs a key, list takes none: projector quarantine show edge-to-core/3/1234")
-    config = configured(config_file, settings)
-    since_ms, until_ms = (None if text is None else moment_ms(text) for text in (since, until))
-    with closing(open_log(config)) as log:
-        if key is not None:
-            record = quarantined_record(log, config.quarantine_topic, key)
-        else:
-            wanted = Wanted(reason, verdict, partition, since_ms, until_ms)
-            records, foreign = quarantined(log, config.quarantine_topic, wanted)
-    if key is not None:
-        _print_record(record, raw, as_json)
-    elif as_json:
-        print_json([_headers(record) for record in records])
-    else:
-        _print_records(records)
-    if key is None and foreign:
-        print(f"warning: {foreign} messages of {config.quarantine_topic} are not a projector's", file=sys.stderr)
-
-
 def _watch_lines(feed: "Feed", log: "Log", topic: str, as_json: bool) -> None:
     def tell(total: "Total") -> None:
         if as_json:
@@ -216,7 +175,7 @@ def _watch_lines(feed: "Feed", log: "Log", topic: str, as_json: bool) -> None:
             del message["campaign"]
             print_json(message)
         else:
-            kpi = _printable(total.kpi)
+            kpi = printable(total.kpi)
             print(f"campaign {total.campaign} {kpi} {total.value} epoch {total.epoch} rev {total.rev}")
 
     for total in sorted(feed.totals.values()):
@@ -247,7 +206,7 @@ def _watch_live(feed: "Feed", log: "Log", topic: str) -> None:
 def _totals_table(feed: "Feed", recent: dict[int, None], lines: int) -> "Table":
     """Those campaigns that changed last, as many as fit, in the order of their ids."""
     shown = sorted(list(recent)[-max(1, lines - _LINES_AROUND) :])
-    table = _table("campaign", *KPIS, "rev")
+    table = plain_table("campaign", *KPIS, "rev")
     table.caption = f"{len(shown):,} of {len(recent):,} campaigns, those that changed last; Ctrl-C ends"
     for campaign in shown:
         held = [feed.totals.get((campaign, kpi)) for kpi in KPIS]
@@ -266,88 +225,8 @@ def _followed(feed: "Feed", log: "Log", topic: str) -> Iterator[list["Total"]]:
             time.sleep(1)
 
 
-def _print_records(records: "list[Quarantined]") -> None:
-    from rich.text import Text
-
-    table = _table(
-        "record", "verdict", "reason", "time", "bytes", "detail", text=("verdict", "reason", "time", "detail")
-    )
-    for record in records:
-        time_text = _moment(record.timestamp_ms)
-        columns = (record.key, record.verdict, record.reason, time_text, f"{record.value_bytes:,}", record.detail)
-        table.add_row(*(Text(_printable(column)) for column in columns))
-    if records:
-        console().print(table)
-    print(f"{len(records):,} records", file=sys.stderr)
-
-
-def _print_record(record: "Quarantined", raw: bool, as_json: bool) -> None:
-    if raw:
-        sys.stdout.buffer.write(record.value or b"")
-        sys.stdout.buffer.flush()
-    elif as_json:
-        print_json({**_headers(record), **_json_value(record.value)})
-    else:
-        for name in ("key", "verdict", "reason", "detail", "generation"):
-            print(f"{name + ':':<12}{_printable(str(getattr(record, name)))}")
-        print(f"{'time:':<12}{_moment(record.timestamp_ms)}")
-        print(f"{'bytes:':<12}{record.value_bytes:,}{' (a tombstone)' if record.value is None else ''}")
-        print(_shown_value(record.value or b""))
-
-
-def _headers(record: "Quarantined") -> dict[str, Any]:
-    """For JSON: everything but the value."""
-    headers = record._asdict()
-    del headers["value"]
-    return headers
-
-
-def _json_value(value: bytes | None) -> dict[str, str | None]:
-    """The value as text where it is UTF-8, else in base64 under another name."""
-    try:
-        return {"value": None if value is None else value.decode()}
-    except UnicodeDecodeError:
-        return {"value_base64": base64.b64encode(value or b"").decode()}
-
-
-def _shown_value(value: bytes) -> str:
-    """Text where it is UTF-8, with what a terminal would obey escaped; else a hex dump."""
-    try:
-        return _printable(value.decode())
-    except UnicodeDecodeError:
-        pass
-    lines = []
-    for start in range(0, len(value), 16):
-        part = value[start : start + 16]
-        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
-        lines.append(f"{start:08x}  {part.hex(' '):<47}  {text}")
-    return "\n".join(lines)
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
-def _table(*columns: str, text: tuple[str, ...] = ()) -> "Table":
-    """A table: the first column, `name` and those in `text` to the left, figures to the right."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for number, column in enumerate(columns):
-        left = number == 0 or column == "name" or column in text
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
-    return table
-
-
 def _figures(counts: dict[str, int]) -> list[str]:
     return [f"{counts[kpi]:,}" for kpi in KPIS]
-
-
-def _moment(ms: int) -> str:
-    return "none" if ms < 0 else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
 def _seal(seal: int | None) -> str:

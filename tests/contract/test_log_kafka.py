@@ -121,6 +121,26 @@ def test_a_zombies_commit_is_fenced_and_invisible(log: KafkaLog, topic: str, out
     member.close()
 
 
+def test_a_zombie_that_learns_it_between_two_messages(log: KafkaLog, topic: str, out: str) -> None:
+    """Its producer takes no further message, and does not say that it was fenced: renewed it goes on."""
+    fill(log, topic, 4, 4)
+    member, _ = join(log, topic)
+    assigned(member, 4)
+    owner_of(f"{topic}-a")
+
+    def slowly() -> Iterator[Message]:
+        for _ in range(100):
+            yield Message(out, None, b"zombie")
+            time.sleep(0.05)
+
+    with pytest.raises(Fenced):
+        member.commit(slowly(), {0: Offset(1, "")})  # type: ignore[arg-type]  # it is only gone through once
+    member.renew()
+    member.commit([Message(out, None, b"again")], {0: Offset(1, "")})
+    assert [each.value for each in everything(log, out)] == [b"again"]
+    member.close()
+
+
 def test_renewing_ends_what_was_left_open(log: KafkaLog, topic: str, out: str) -> None:
     """A worker that died inside a transaction holds nobody up once its slot is taken again."""
     dead = owner_of(f"{topic}-a")
