@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from projector.backends import kafka_client
@@ -64,7 +64,7 @@ class KafkaMember:
         self._seeks: dict[int, int] = {}
         """Seeks that the client has not taken yet; until then these partitions yield nothing."""
         self._unstarted: set[int] = set()
-        """Partitions whose assignment failed in the listener; they wait, paused."""
+        """Partitions whose assignment failed in the listener: the next poll joins again."""
         self._warned_at = float("-inf")
         self._lost_at = float("-inf")
         self._evicted = False
@@ -85,7 +85,10 @@ class KafkaMember:
     def poll(self, records_max: int, timeout_ms: int) -> list[Record]:
         """See `Member.poll`. What the listener raised comes out of here, with no record lost."""
         self._check()
-        self._start_late()
+        if self._unstarted:
+            # Sought after it was assigned, a partition may stay where the client's own look for a start puts it, or
+            # be stopped by what that finds: so it is never told twice.
+            self._join_again()
         self._apply_seeks()
         messages = self._consume(records_max, timeout_ms / 1000)
         errors = [m for m in messages if m.error() is not None]
@@ -134,9 +137,7 @@ class KafkaMember:
             if error.code() in kafka_client.NO_SUCH_TOPIC:
                 self._check_topic_at = min(self._check_topic_at, time.monotonic() + TOPIC_DOUBT_S)
             elif isinstance(verdict, OffsetsGone):
-                start = None if partition is None or partition in self._seeks else self._starts.get(partition)
-                # An offset before the start was asked for while it was not known where to start.
-                if start is not None and not 0 <= (message.offset() or 0) < start:
+                if partition in self._starts and partition not in self._seeks:
                     text = f"{self._topic}/{partition}: offset {message.offset()} is not in the topic: {error.str()}"
                     raise self._kept(OffsetsGone(text))
             elif isinstance(verdict, Fatal):
@@ -218,25 +219,13 @@ class KafkaMember:
         except Exception as error:  # the client's callback cannot let it through without losing records
             self._failures.append(error)
             self._unstarted.update(numbers)
-            # A place that the client need not ask for: its answer could come after the seek that `_start_late` makes.
-            starts = dict.fromkeys(numbers, 0)
+            starts = dict.fromkeys(numbers, OFFSET_END)
         else:
             self._starts.update(starts)
         self._consumer.incremental_assign(places(self._topic, starts))
         # The client keeps a pause over the loss of a partition: one that comes back would never be read.
         withhold = self._paused or self._unstarted
         (self._consumer.pause if withhold else self._consumer.resume)(places(self._topic, starts))
-
-    def _start_late(self) -> None:
-        """Ask the listener again where it failed to say where to start."""
-        if not self._unstarted:
-            return
-        starts = self._listener.assigned(sorted(self._unstarted))
-        self._unstarted.clear()
-        self._starts.update(starts)
-        self._seeks.update(starts)
-        if not self._paused:
-            self._consumer.resume(places(self._topic, starts))
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = self._owned(partitions)
@@ -336,12 +325,12 @@ class KafkaMember:
 
     def _join_again(self) -> None:
         """A new consumer; what the old one had is lost."""
-        self._consumer.close()
         if numbers := sorted(self._starts):
             self._starts.clear()
             self._listener.lost(numbers)
         self._seeks.clear()
         self._unstarted.clear()
+        self._consumer.close()
         self._lost_at = float("-inf")
         self._consumer = self._subscribed()
         self._evicted = False
