@@ -212,10 +212,28 @@ def test_what_retention_took_away_is_counted_apart(site: Site) -> None:
     assert sum(cell.apart for cell in cells) == len(sightings) - 1
 
 
+def test_retention_at_work_meanwhile(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read of the topic and is gone by the end is before its head like all else there."""
+    scan = site.store.scan
+
+    def deleting(*arguments: object, **named: object) -> Iterator[object]:
+        site.log.delete_before(site.config.input_topic, {0: 300})
+        yield from scan(*arguments, **named)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(site.store, "scan", deleting)
+    with site.audited() as audit:
+        assert audit.clean, list(audit.findings())
+        assert audit.heads[0] == 300
+        assert audit.excused.before_head > 0
+        assert all(cell.difference == 0 for cell in audit.cells())
+
+
 def test_totals_from_before_the_ledger_are_its_opening(site: Site) -> None:
     """An adopted row is clean before anything was counted for it, and after."""
     stats = {"clicks": 7, "conversions": 0, "impressions": 1, "visits": 0}
     site.put(4, c_id=4, c_name="Old", c_date=0, stats=stats)
+    body = {"campaignId": 4, "kpi": "clicks", "value": 5}
+    site.log.append([Message(site.config.kpi_topic, b"4:clicks", msgspec.json.encode(body))])
     list(adopt(site.store, "campaigns"))
     assert site.found() == {}
     tag = str(uuid.uuid4())
@@ -415,6 +433,8 @@ def test_an_id_in_two_places(site: Site) -> None:
     assert (twice.id, twice.campaign, twice.remedy) == (text(event_id), 1, Remedy.REBUILD)
     assert f"{seal:016x}" in twice.detail
     assert "seen" in twice.detail
+    with site.audited() as audit:
+        assert [(cell.kpi, cell.difference) for cell in audit.cells(differing=True)] == [(KPIS[sighting[0]], 1)]
 
 
 def test_an_id_in_two_pages(site: Site) -> None:
