@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import duckdb
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped]  # no hints
 
 from projector.archive import Walk, read_rows
 from projector.audit.finding import Remedy
