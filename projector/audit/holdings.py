@@ -107,13 +107,13 @@ def read_ledgers(
             continue
         bins = row.bins
         has_ledger = "seal" in bins
+        wrong = _misshapen(bins) if has_ledger else None
         stats, opening = counts(bins, "stats"), counts(bins, "opening")
-        rev = bins.get("rev", 0) if has_ledger else None
+        rev = bins.get("rev", 0) if has_ledger and not wrong else None
         totals += [(campaign, code, stats[kpi], opening[kpi], rev) for code, kpi in enumerate(KPIS)]
-        if not has_ledger:
-            continue
-        if wrong := _misshapen(bins):
+        if wrong:
             flaws.append(Flaw(campaign, None, wrong, unread=True))
+        if not has_ledger or wrong:
             continue
         for place, held in _places(store, generation, campaign, bins, flaws):
             flaws += into.add(campaign, place, held)
@@ -305,6 +305,6 @@ def insert(
 
 
 def _inserted(database: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
-    database.register("held", rows)
-    database.execute(f"INSERT INTO {table} BY NAME SELECT * FROM held")  # a name of our own
-    database.unregister("held")
+    database.register("arriving", rows)
+    database.execute(f"INSERT INTO {table} BY NAME SELECT * FROM arriving")  # a name of our own
+    database.unregister("arriving")

@@ -331,7 +331,7 @@ def test_what_is_no_sighting_is_named(site: Site, entry: object) -> None:
     assert (found[Kind.DAMAGED][0].place, found[Kind.DAMAGED][0].remedy) == ("seen", Remedy.REBUILD)
 
 
-@pytest.mark.parametrize("bins", [{"seal": "x"}, {"seen": 5}, {"prev": "x"}])
+@pytest.mark.parametrize("bins", [{"seal": "x"}, {"seen": 5}, {"prev": "x"}, {"rev": "x"}])
 def test_a_row_that_is_no_ledger_is_named(site: Site, bins: dict[str, object]) -> None:
     """Its ids count as unread."""
     site.put(1, **bins)
