@@ -237,7 +237,7 @@ class _Run:
             below = ", ".join(f"({partition}, {each.offset})" for partition, each in committed.items())
             statement = f"""
                 SELECT partition, count(*) FROM ledger JOIN (VALUES {below}) AS c(partition, checkpoint)
-                USING (partition) WHERE position < checkpoint GROUP BY partition"""  # numbers
+                USING (partition) WHERE position < checkpoint GROUP BY partition"""
             ids = dict(self._ask(statement)) if committed else {}
         else:
             self._skipped.append("the ids of each partition against its balance: not all ids were read")

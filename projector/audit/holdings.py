@@ -28,6 +28,7 @@ from projector.store import Read, RowKey, Store
 ROWS = 122_880
 """Rows that are inserted at once: one row group of DuckDB's."""
 TAGS_PER_READ = 5_000
+UUID_BYTES = 16
 _CODES = frozenset(range(len(KPIS)))
 _BIGGEST = (1 << 63) - 1
 _CREATE = """
@@ -216,8 +217,8 @@ class _Ledger:
 def _part(campaign: int, place: str, held: Mapping[EventId, Sighting]) -> pa.Table:
     ids = [b"u" + key if type(key) is bytes else b"s" + key.encode() for key in held]  # type: ignore[union-attr]  # a str, or what raises
     codes, seconds, partitions, positions = zip(*held.values(), strict=True)
-    if not _CODES.issuperset(codes):
-        raise ValueError("a code of no KPI")
+    if not _CODES.issuperset(codes) or any(type(key) is bytes and len(key) != UUID_BYTES for key in held):
+        raise ValueError("a code of no KPI, or an id that is none")
     columns = [
         pa.repeat(campaign, len(ids)),
         pa.array(ids, pa.binary()),
@@ -232,7 +233,7 @@ def _part(campaign: int, place: str, held: Mapping[EventId, Sighting]) -> pa.Tab
 
 def _is_entry(event_id: object, sighting: object) -> bool:
     return (
-        isinstance(event_id, bytes | str)
+        (isinstance(event_id, str) or (isinstance(event_id, bytes) and len(event_id) == UUID_BYTES))
         and isinstance(sighting, list)
         and len(sighting) == 4
         and all(_is_whole(each) and 0 <= each <= _BIGGEST for each in sighting)
@@ -306,5 +307,5 @@ def insert(
 
 def _inserted(database: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
     database.register("arriving", rows)
-    database.execute(f"INSERT INTO {table} BY NAME SELECT * FROM arriving")  # a name of our own
+    database.execute(f"INSERT INTO {table} BY NAME SELECT * FROM arriving")
     database.unregister("arriving")

@@ -122,6 +122,18 @@ def test_a_foreign_id_where_the_record_is_no_event(site: Site) -> None:
     assert foreign.detail == "the record at that position is no event: rejected:bad-id"
 
 
+def test_an_id_in_a_form_that_the_projector_never_writes(site: Site) -> None:
+    """A UUID as text is foreign, whatever it looks like; bytes that are no UUID are no id at all."""
+    seen = site.row(1)["seen"]
+    event_id, sighting = next((key, each) for key, each in seen.items() if isinstance(key, bytes))
+    held = {**without(seen, event_id), b"short": sighting, text(event_id): sighting}
+    site.put(1, seen=held, stats=site.counted(1, KPIS[sighting[0]], 1))
+    found = site.found()
+    assert kinds(found) == {Kind.MISSING: 1, Kind.FOREIGN: 1, Kind.DAMAGED: 1, Kind.PUBLISHED: 1, Kind.TOTAL: 1}
+    assert found[Kind.MISSING][0].id == found[Kind.FOREIGN][0].id == text(event_id)
+    assert "b'short'" in found[Kind.DAMAGED][0].detail
+
+
 def test_an_id_at_another_of_its_positions_is_foreign_there(site: Site) -> None:
     """It is counted once, but the ledger says a position at which the topic does not have it."""
     seen = site.row(1)["seen"]
