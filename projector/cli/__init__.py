@@ -2,6 +2,7 @@
 
 from projector.cli import (
     admin,
+    audit,
     balance,
     configuration,
     explain,
@@ -16,6 +17,7 @@ from projector.cli import (
 
 __all__ = [
     "admin",
+    "audit",
     "balance",
     "configuration",
     "explain",
