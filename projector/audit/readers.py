@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
+_VALUES = pa.schema([("value", pa.large_binary())])
 
 
 class Readers:
@@ -62,7 +63,9 @@ class Readers:
         done = None if self._idle else self._take()
         reader = self._idle.popleft()
         try:
-            reader.send(pa.array(values, pa.large_binary()))  # a third of what pickling each would take
+            reader.send_bytes(
+                pa.record_batch([values], schema=_VALUES).serialize()
+            )  # pickled, it takes four times as long
         except OSError:
             self._died()
         self._busy.append(reader)
@@ -107,7 +110,8 @@ def _serve(work: Connection, source_set: str) -> None:
     table = Table(source_set)
     try:
         while True:
-            work.send(_said(work.recv().to_pylist(), table))
+            values = pa.ipc.read_record_batch(pa.py_buffer(work.recv_bytes()), _VALUES).column(0)
+            work.send(_said(values.to_pylist(), table))
     except (EOFError, OSError):
         return
 
