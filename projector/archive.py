@@ -35,7 +35,8 @@ class Walk:
     """The archived pages of a campaign, newest first, each held against its digest and the one that names it.
 
     Ends before the page `known`, whose digest is `known_digest`, if it comes to that, else after the oldest page.
-    What is wrong is in `flaws`; where a page is missing or altered, those before it are not read. Raises `Retryable`.
+    What is wrong is in `flaws`; where a page is missing or altered, those before it are not read: it is `lost`, and
+    `older` names those of them that are known, newest first. Raises `Retryable`.
     """
 
     def __init__(
@@ -54,20 +55,24 @@ class Walk:
         self._head: bytes = bins.get("head", ROOT)
         self._ends = {NO_PAGE: ROOT, known: known_digest}
         self.flaws: list[str] = []
+        self.lost: int | None = None
+        self.older: Sequence[int] = ()
         self.reached: int | None = None
         """The page before which it ended: `known`, or none; None if it did not come so far."""
 
     def __iter__(self) -> Iterator[Page]:
         """Once."""
         wanted = [self._start]
+        page: Page | None = None
         while wanted[0] not in self._ends:
             part, rest = wanted[:PAGES_PER_CALL], wanted[PAGES_PER_CALL:]
             known = next((n for n, seal in enumerate(part) if seal in self._ends), len(part))
-            page: Page | None = None
             for seal, row in zip(part[:known], self._read(part[:known]), strict=True):
-                page = self._fitting(seal, row)
-                if page is None:
+                found = self._fitting(seal, row)
+                if found is None:
+                    self.lost, self.older = seal, page.before[1:] if page else ()
                     return
+                page = found
                 self._head = page.head
                 yield page
             if known < len(part):

@@ -95,6 +95,14 @@ def quarantined_as(log: Log, topic: str, keys: Collection[str]) -> dict[str, lis
     return found
 
 
+def every_quarantined(log: Log, topic: str) -> Iterator[Quarantined]:
+    """Every message of ours as it comes, whole, of any generation and topic. Raises `Misconfigured`, `Retryable`."""
+    for message in _messages(log, topic):
+        record = _parsed(message)
+        if record is not None:
+            yield record
+
+
 def moment_ms(text: str) -> int:
     """Milliseconds since 1970 of an ISO 8601 time (UTC where it names no zone), or of such a number itself."""
     if text.isascii() and text.isdigit():

@@ -1,0 +1,327 @@
+"""Audit: the topic, the ledger's ids, the rows' totals and the last published ones, held against each other.
+
+    checkpoint -> recount of the topic below it -> tags -> ledgers -> differences by id -> totals, publication, balance
+
+The checkpoint and its totals are read first: whatever was committed by then stands in the rows that are read after it.
+All is only read, and nothing joins the group, so a live projector is not disturbed; what it counts meanwhile stands
+past the checkpoint and is excused.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from projector.audit.database import translated
+from projector.audit.differences import Bound, differ
+from projector.audit.finding import Finding, Kind, Remedy
+from projector.audit.holdings import Flaw, insert, ledgers, read_ledgers, read_quarantine, read_tags
+from projector.audit.publication import Publication, Snapshot
+from projector.audit.recount import recount
+from projector.audit.result import Audit, Excused
+from projector.balance import Totals, parse_totals
+from projector.clock import Clock
+from projector.config import Config
+from projector.errors import Misconfigured
+from projector.event import KPIS
+from projector.generation import Generation
+from projector.log import Log, Offset
+from projector.patience import patiently
+from projector.pointer import settled_pointer
+from projector.settling import settle_seconds
+from projector.store import Store
+
+PUBLISHED_WAIT_S = 20.0
+_FINDINGS = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("remedy", pa.string()),
+        ("detail", pa.string()),
+        ("campaign", pa.int64()),
+        ("code", pa.uint8()),
+        ("partition", pa.int32()),
+        ("place", pa.string()),
+        ("class", pa.string()),
+    ]
+)
+_PUBLISHED = pa.schema([(name, pa.int64()) for name in ("campaign", "code", "value")])
+
+
+class Progress(NamedTuple):
+    """Hears how far it is: `expect(what, total)` begins a part, `advance(n)` tells of progress in it."""
+
+    expect: Callable[[str, int | None], None]
+    advance: Callable[[int], None]
+
+
+SILENT = Progress(lambda _what, _total: None, lambda _amount: None)
+
+
+def audit(
+    log: Log,
+    store: Store,
+    config: Config,
+    database: duckdb.DuckDBPyConnection,
+    *,
+    generation: Generation | None = None,
+    campaigns: Sequence[int] | None = None,
+    until: Mapping[int, int] | None = None,
+    progress: Progress = SILENT,
+    clock: Clock = time,
+    published_wait_s: float = PUBLISHED_WAIT_S,
+) -> Audit:
+    """Compare a generation (None: the live one) with the topic, in `database`, which must be new.
+
+    `campaigns`: these alone. `until`: only positions below these offsets; a partition that it leaves out is not read.
+    Raises `Misconfigured`, `Refused`, `OffsetsGone`, `Retryable`.
+    """
+    with translated():
+        return _Run(log, store, config, database, generation, campaigns, until, progress, clock, published_wait_s).run()
+
+
+class _Run:
+    """One audit on its way."""
+
+    def __init__(
+        self,
+        log: Log,
+        store: Store,
+        config: Config,
+        database: duckdb.DuckDBPyConnection,
+        generation: Generation | None,
+        campaigns: Sequence[int] | None,
+        until: Mapping[int, int] | None,
+        progress: Progress,
+        clock: Clock,
+        published_wait_s: float,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._config = config
+        self._database = database
+        self._campaigns = campaigns
+        self._limits = until
+        self._progress = progress
+        self._clock = clock
+        settle_s = patiently(lambda: settle_seconds(store, config.settle_ms, allow_volatile_store=True))
+        self._settle_ms = round(settle_s * 1000)
+        self._published_wait_s = settle_s + published_wait_s
+        self._pointer = settled_pointer(store, self._settle_ms)
+        topic = patiently(lambda: log.topic(config.input_topic))
+        if topic is None or topic.id != self._pointer.topic_id:
+            raise Misconfigured(
+                f"topic {config.input_topic} is not the one that was counted: its id is "
+                f"{topic.id if topic else 'none'}, the pointer row names {self._pointer.topic_id}"
+            )
+        self._generation = generation or self._pointer.generation(config)
+        self._findings: list[Finding] = []
+        self._skipped: list[str] = []
+
+    def run(self) -> Audit:
+        """All of it."""
+        began = self._clock.monotonic()
+        log, topic = self._log, self._config.input_topic
+        # First of all: what is committed by now stands in whatever is read after it.
+        committed = patiently(lambda: log.checkpoint(self._generation.group, topic))
+        live = bool(patiently(lambda: log.members(self._generation.group)))
+        heads = patiently(lambda: log.heads(topic))
+        until = self._until(committed, heads)
+        self._recount(heads, until)
+        campaigns, flaws = self._read_ledgers()
+        # Retention may have moved the heads since; and an id at or past the end was never in the topic.
+        later = patiently(lambda: log.heads(topic))
+        ends = patiently(lambda: log.ends(topic))
+        bounds = {p: Bound(max(head, later[p]), until[p], ends[p]) for p, head in heads.items()}
+        unread = {flaw.campaign for flaw in flaws if flaw.unread}
+        self._progress.expect("comparing", None)
+        differ(self._database, bounds, campaigns, unread, self._read_quarantine)
+        self._damage(flaws)
+        self._totals(unread)
+        self._publication(live)
+        self._balance(committed, bounds, complete=not unread and self._campaigns is None)
+        self._record()
+        return self._result(live, bounds, len(campaigns), self._clock.monotonic() - began)
+
+    # --- reading
+
+    def _until(self, committed: Mapping[int, Offset], heads: Mapping[int, int]) -> dict[int, int]:
+        """Per partition the offset to stop before: the checkpoint's, or less."""
+        until = {}
+        for partition, head in heads.items():
+            offset = committed[partition].offset if partition in committed else 0
+            limit = offset if self._limits is None else self._limits.get(partition, 0)
+            until[partition] = max(head, min(offset, limit))
+        return until
+
+    def _recount(self, heads: Mapping[int, int], until: Mapping[int, int]) -> None:
+        self._progress.expect("records of the topic", sum(until[p] - head for p, head in heads.items()))
+        recount(
+            self._database,
+            self._log,
+            self._config.input_topic,
+            source_set=self._config.source_set,
+            start=heads,
+            until=until,
+            advance=self._progress.advance,
+        )
+
+    def _read_ledgers(self) -> tuple[list[int], list[Flaw]]:
+        """The campaigns that take part, and what is wrong with their ledgers themselves."""
+        read_tags(self._database, self._store)
+        held = ledgers(self._store, self._generation)
+        named = {campaign for (campaign,) in self._ask("SELECT DISTINCT campaign FROM tags")}
+        scope = sorted(held.keys() | named if self._campaigns is None else set(self._campaigns))
+        self._progress.expect("ids of the ledger", sum(held.get(campaign, 0) for campaign in scope))
+        return scope, read_ledgers(self._database, self._store, self._generation, scope, self._progress.advance)
+
+    def _read_quarantine(self) -> None:
+        read_quarantine(self._database, self._log, self._config)
+
+    # --- what is said of campaigns and partitions, not of ids
+
+    def _damage(self, flaws: Iterable[Flaw]) -> None:
+        missing = dict(self._ask("SELECT campaign, count(*) FROM findings WHERE class = 'unread' GROUP BY campaign"))
+        for flaw in flaws:
+            unread = f"; {missing.get(flaw.campaign, 0):,} ids of the topic are in none of its places that can be read"
+            detail = flaw.what + (unread if flaw.unread else "")
+            self._findings.append(Finding(Kind.DAMAGED, flaw.remedy, detail, flaw.campaign, place=flaw.place))
+
+    def _totals(self, unread: set[int]) -> None:
+        """`stats` must follow from `opening` and the ids, wherever all ids could be read."""
+        wrong = """
+            SELECT campaign, code, stats, opening, ledger FROM cells
+            WHERE has_ledger AND stats IS DISTINCT FROM opening + ledger"""
+        for campaign, code, stats, opening, ids in self._ask(wrong):
+            if campaign not in unread:
+                has = "is no number" if stats is None else f"is {stats:,}"
+                detail = f"stats {has}, but opening {opening:,} + {ids:,} ids"
+                self._findings.append(Finding(Kind.TOTAL, Remedy.REPAIR, detail, campaign, KPIS[code]))
+
+    def _publication(self, live: bool) -> None:
+        self._database.execute("CREATE TABLE published (campaign BIGINT, code UTINYINT, value BIGINT)")
+        if self._generation.number != self._pointer.live:
+            self._skipped.append(f"what was published: generation {self._generation.number} is not the live one")
+            return
+        if self._limits is not None:
+            self._skipped.append("what was published: it is not of a moment before the checkpoint")
+            return
+        past = "SELECT campaign, code, count(*) AS n FROM held WHERE span = 'past' GROUP BY campaign, code"
+        rows = self._ask(
+            f"SELECT campaign, code, coalesce(stats, 0), rev, coalesce(n, 0) FROM rows LEFT JOIN ({past}) "
+            "USING (campaign, code) WHERE rev IS NOT NULL"
+        )
+        snapshots = {(campaign, code): Snapshot(*values) for campaign, code, *values in rows}
+        topic = self._config.kpi_topic
+        publication = Publication(self._log, self._store, topic, self._generation, self._pointer.epoch)
+        found = publication.wrong(snapshots, self._published_wait_s if live else 0, self._clock)
+        totals = publication.feed.totals
+        values = [(c, code, totals[c, KPIS[code]].value) for c, code in snapshots if (c, KPIS[code]) in totals]
+        insert(self._database, "published", _PUBLISHED, values)
+        after = settled_pointer(self._store, self._settle_ms)
+        if (after.live, after.epoch) != (self._pointer.live, self._pointer.epoch):
+            self._skipped.append("what was published: another generation or epoch began meanwhile")
+            return
+        for campaign, code, _, what in found:
+            self._findings.append(Finding(Kind.PUBLISHED, Remedy.REPAIR, what, campaign, KPIS[code]))
+
+    def _balance(self, committed: Mapping[int, Offset], bounds: Mapping[int, Bound], complete: bool) -> None:
+        """The committed totals must follow from the records and the ids below the checkpoint."""
+        ids: dict[int, int] = {}
+        if complete:
+            below = ", ".join(f"({partition}, {each.offset})" for partition, each in committed.items())
+            statement = f"""
+                SELECT partition, count(*) FROM ledger JOIN (VALUES {below}) AS c(partition, checkpoint)
+                USING (partition) WHERE position < checkpoint GROUP BY partition"""  # numbers
+            ids = dict(self._ask(statement)) if committed else {}
+        else:
+            self._skipped.append("the ids of each partition against its balance: not all ids were read")
+        records = dict(self._ask("SELECT partition, count(*) FROM topic GROUP BY partition"))
+        for partition, each in sorted(committed.items()):
+            head, until, _ = bounds.get(partition, Bound(0, 0, 0))
+            totals = parse_totals(each.metadata)
+            if totals is None and each == Offset(0, "") and head == 0:
+                totals = Totals()
+            if totals is None:
+                self._unbalanced(partition, "its totals are not known: another tool moved its offset")
+                continue
+            if totals.consumed != totals.judged:
+                self._unbalanced(partition, f"{totals.consumed:,} consumed, {totals.judged:,} with a verdict")
+            counted = totals.counted + totals.carried
+            if complete and ids.get(partition, 0) != counted:
+                held = ids.get(partition, 0)
+                self._unbalanced(
+                    partition,
+                    f"the ledger holds {held:,} ids below the checkpoint, "
+                    f"{totals.counted:,} counted + {totals.carried:,} carried were committed",
+                )
+            found = records.get(partition, 0)
+            if head == 0 and until == each.offset and totals.consumed != found:
+                self._unbalanced(partition, f"{totals.consumed:,} consumed, the topic has {found:,} records")
+
+    def _unbalanced(self, partition: int, what: str) -> None:
+        self._findings.append(
+            Finding(Kind.BALANCE, Remedy.REPAIR, f"partition {partition}: {what}", partition=partition)
+        )
+
+    def _record(self) -> None:
+        rows = [
+            (
+                each.kind.value,
+                each.remedy.value,
+                each.detail,
+                each.campaign,
+                None if each.kpi is None else KPIS.index(each.kpi),
+                each.partition,
+                each.place,
+                "finding",
+            )
+            for each in self._findings
+        ]
+        insert(self._database, "findings", _FINDINGS, rows)
+
+    # --- the result
+
+    def _result(self, live: bool, bounds: Mapping[int, Bound], campaigns: int, elapsed_s: float) -> Audit:
+        counts = dict(self._ask("SELECT kind, count(*) FROM findings WHERE class = 'finding' GROUP BY kind"))
+        classes = dict(self._ask("SELECT class, count(*) FROM findings GROUP BY class"))
+        spans = dict(self._ask("SELECT span, count(*) FROM held GROUP BY span"))
+        duplicates = """
+            SELECT count(*), count(*) FILTER (WHERE c.campaign IS NULL)
+            FROM (SELECT * FROM spare SEMI JOIN cover USING (campaign, id)
+                ANTI JOIN stray USING (campaign, id, partition, position)) s
+            LEFT JOIN (SELECT DISTINCT campaign, id, code FROM cover) c USING (campaign, id, code)"""
+        reasons = """
+            SELECT CASE WHEN g.tag IS NULL THEN coalesce(t.reason, 'parked:unknown-tag') ELSE t.reason END AS why,
+                count(*)
+            FROM topic t LEFT JOIN tags g ON g.tag = t.tag WHERE why IS NOT NULL GROUP BY why ORDER BY why"""
+        ((again, conflicts),) = self._ask(duplicates)
+        ((extra,),) = self._ask("SELECT coalesce(sum(events - 1), 0) FROM missing")
+        ((records,),) = self._ask("SELECT count(*) FROM topic")
+        return Audit(
+            generation=self._generation,
+            epoch=self._pointer.epoch,
+            live=live,
+            checkpoint={partition: bound.until for partition, bound in bounds.items()},
+            heads={partition: bound.head for partition, bound in bounds.items()},
+            campaigns=campaigns,
+            records=records,
+            ids=sum(spans.values()),
+            counts={kind: counts.get(kind.value, 0) for kind in Kind},
+            excused=Excused(
+                before_head=spans.get("before", 0),
+                past_checkpoint=spans.get("past", 0),
+                parked=classes.get("parked", 0),
+                duplicates=again + int(extra),
+                conflicts=conflicts,
+                reasons=dict(self._ask(reasons)),
+            ),
+            unread=classes.get("unread", 0),
+            skipped=self._skipped,
+            elapsed_s=elapsed_s,
+            database=self._database,
+        )
+
+    def _ask(self, statement: str) -> list[tuple[Any, ...]]:
+        return self._database.execute(statement).fetchall()
