@@ -20,10 +20,11 @@ from projector.errors import Fenced, Refused, Retryable
 from projector.event import KPIS
 from projector.feed import Feed, Total
 from projector.fold import Change
+from projector.generation import Generation
 from projector.kpi import ALL_CODES, Value, messages
 from projector.log import Log, Member, Message, Offset
 from projector.patience import Patience
-from projector.pointer import PointerRow
+from projector.pointer import Pointer, PointerRow
 from projector.repair import journal
 from projector.repair.content import foot, raise_rev
 from projector.repair.evidence import Evidence
@@ -40,17 +41,16 @@ ROWS_PER_COMMIT = 500
 ATTEMPTS = 10
 
 
-def refuse_workers(log: Log, store: Store, config: Config, plan: Plan, clock: Clock = time) -> None:
-    """Raises `Refused` while the generation has workers, or is being closed, or is not live any more."""
+def refuse_busy(log: Log, store: Store, config: Config, clock: Clock = time) -> Pointer:
+    """The pointer, settled. Raises `Refused` while the live generation has workers, or is being closed; `Retryable`."""
     patience = Patience(sleep=clock.sleep)
-    if others := _seat(log, config, plan, patience, clock).others():
-        raise Refused(f"generation {plan.generation.number} has workers, {', '.join(others)}: stop the workers first")
     settle_s = patience(lambda: settle_seconds(store, config.settle_ms, config.allow_volatile_store))
     pointer = PointerRow(store, settle_s, patience=patience, clock=clock).settled()
     if pointer.closing:
         raise Refused(f"generation {pointer.live} is being closed: wait until the cutover has ended")
-    if (pointer.live, pointer.epoch) != (plan.generation.number, plan.epoch):
-        raise Refused(f"generation {pointer.live} is live by now, in epoch {pointer.epoch}: run it again")
+    if others := _seat(log, config, pointer.generation(config), patience, clock).others():
+        raise Refused(f"generation {pointer.live} has workers, {', '.join(others)}: stop the workers first")
+    return pointer
 
 
 class Execution:
@@ -80,7 +80,7 @@ class Execution:
         self._now_ms = now_ms
         self._patience = Patience(patience_s, sleep=clock.sleep)
         self._amendment = Amendment(store, config, plan.generation, self._patience, clock)
-        self._seat = _seat(log, config, plan, self._patience, clock)
+        self._seat = _seat(log, config, plan.generation, self._patience, clock)
 
     def run(self, who: str, reason: str, advance: Callable[[int], None] = lambda _: None) -> list[dict[str, Any]]:
         """Do it; what was done, with before and after of each change. `advance` hears of ids counted and read.
@@ -88,7 +88,9 @@ class Execution:
         Nothing is changed before the intent is in the journal for good. Raises `Refused`, and what the ledger and
         members raise; run again, it goes on.
         """
-        refuse_workers(self._log, self._store, self._config, self._plan, self._clock)
+        pointer = refuse_busy(self._log, self._store, self._config, self._clock)
+        if (pointer.live, pointer.epoch) != (self._generation.number, self._plan.epoch):
+            raise Refused(f"generation {pointer.live} is live by now, in epoch {pointer.epoch}: run it again")
         run = journal.new_run(self._generation.number, who, self._now_ms(), reason)
         intended = False
         for _ in range(ATTEMPTS):
@@ -238,5 +240,5 @@ class Execution:
             yield messages(self._config.kpi_topic, part, self._plan.epoch)
 
 
-def _seat(log: Log, config: Config, plan: Plan, patience: Patience, clock: Clock) -> Seat:
-    return Seat(log, plan.generation.group, config.input_topic, SLOT, patience, clock)
+def _seat(log: Log, config: Config, generation: Generation, patience: Patience, clock: Clock) -> Seat:
+    return Seat(log, generation.group, config.input_topic, SLOT, patience, clock)
