@@ -1,0 +1,134 @@
+"""The audit against "consume in batches and decode with msgspec, nothing else", on one broker and one topic.
+
+    python -m benchmarks.audit --events 2000000 --runs 3 --of recount
+
+`recount` is its reading of the topic alone, `audit` the whole command on a topic that was counted. Every run is a
+process of its own, taken from start to end; the ceiling is taken between its first and its last batch.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import throughput
+from benchmarks.system import System, system, table
+from projector.backends import open_log
+from projector.cli.app import configured
+from projector.config import Config
+
+MEMORY_MIB = 1_024
+
+
+class Spent(NamedTuple):
+    """What a process took."""
+
+    seconds: float
+    cpu_s: float
+    rss_mib: float
+
+
+def recount(config: Config) -> None:
+    """Read the topic as it is now into a database that is thrown away."""
+    import duckdb
+
+    from projector.audit import recount as audit
+
+    with tempfile.TemporaryDirectory() as name, closing(open_log(config)) as log:
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{MEMORY_MIB}MiB",
+            "temp_directory": f"{name}/spilled",
+            "preserve_insertion_order": False,
+        }
+        with duckdb.connect(f"{name}/audit.duckdb", config=settings) as database:
+            topic = config.input_topic
+            start, until = log.heads(topic), log.ends(topic)
+            audit.recount(
+                database, log, topic, source_set=config.source_set, start=start, until=until, advance=lambda _: None
+            )
+            found = database.execute("SELECT count(*), count(*) FILTER (reason IS NULL) FROM topic").fetchone()
+            assert found == (sum(until.values()) - sum(start.values()),) * 2, found
+
+
+def command(of: str, target: System) -> list[str]:
+    """What is measured, as a command."""
+    if of == "audit":
+        return target.command("audit")
+    settings = [word for setting in target.settings for word in ("--set", setting)]
+    return [sys.executable, "-m", "benchmarks.audit", "--one", *settings]
+
+
+def spent(words: list[str]) -> Spent:
+    """Run a command to its end. Raises `CalledProcessError`."""
+    began = time.monotonic()
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, words)
+    return Spent(time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def main() -> None:
+    """Measure, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=2_000_000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--pairs", nargs="*", default=("kafka+embedded",), choices=throughput.PAIRS)
+    parser.add_argument("--of", default="recount", choices=("recount", "audit"))
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        recount(configured(None, arguments.set))
+        return
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        for pair in arguments.pairs:
+            target = system(pair, Path(name))
+            if target is None:
+                print(f"{pair}: NOT measured, the store cannot be had here", file=sys.stderr)
+                continue
+            target.run("migrate")
+            target.run("seed")
+            target.run("simulate", "--events", str(arguments.events), "--clean")
+            if arguments.of == "audit":
+                target.run("run", "--until-end")
+            ceilings, runs = [], []
+            for _ in range(arguments.runs):
+                ceilings.append(throughput.measured("ceiling", target)["rate"])
+                runs.append(spent(command(arguments.of, target)))
+            target.close()
+            rates = [arguments.events / run.seconds for run in runs]
+            ratios = [rate / ceiling for rate, ceiling in zip(rates, ceilings, strict=True)]
+            rows.append(
+                [
+                    pair,
+                    f"{arguments.events:,}",
+                    f"{statistics.median(ceilings):,.0f}",
+                    f"{statistics.median(rates):,.0f}",
+                    f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+                    f"{statistics.median(run.cpu_s for run in runs) * 1e6 / arguments.events:.1f}",
+                    f"{max(run.rss_mib for run in runs):,.0f}",
+                ]
+            )
+    head = (
+        "log+store",
+        "events",
+        "ceiling, events/s",
+        f"{arguments.of}, events/s",
+        "ratio",
+        "CPU us/event",
+        "RSS, MiB",
+    )
+    print(table(head, rows))
+
+
+if __name__ == "__main__":
+    main()
