@@ -78,7 +78,7 @@ def repair_command(
                             if lease is not None:
                                 lease.renew()
 
-                        changes = Execution(audit, planner, plan, log, store, config).run(who(), reason, advance)
+                        changes = Execution(planner, plan, log, store, config).run(who(), reason, advance)
                     document["executed"] = True
                 else:
                     changes = list(islice(planner.changes(plan), CHANGES_MAX))

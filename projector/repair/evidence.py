@@ -4,7 +4,7 @@ Tables: `topic`, `tags`, `ledger`, `quarantined`; positions count below the chec
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -38,14 +38,23 @@ def packed_id(of: EventId) -> bytes:
 
 
 class Evidence:
-    """Of one audit up to `checkpoint`."""
+    """Of one audit up to `checkpoint`. `read_quarantine` makes the table `quarantined`, which not every audit needs."""
 
-    def __init__(self, database: duckdb.DuckDBPyConnection, checkpoint: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        database: duckdb.DuckDBPyConnection,
+        checkpoint: Mapping[int, int],
+        read_quarantine: Callable[[], None],
+    ) -> None:
         self._database = database
+        self._read_quarantine = read_quarantine
         self._fill("checkpoints (partition INTEGER, until BIGINT)", checkpoint.items())
 
     def candidates(self, campaign: int, damaged: Sequence[int]) -> Candidates:
         """What the topic has of a campaign that no place of its ledger holds, but for these pages."""
+        there = "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'quarantined'"
+        if self._database.execute(there).fetchall() == [(0,)]:
+            self._read_quarantine()
         found: dict[EventId, list[Sighting]] = {}
         aside: set[tuple[int, int]] = set()
         rows = self._database.execute(

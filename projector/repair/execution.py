@@ -27,9 +27,8 @@ from projector.patience import Patience
 from projector.pointer import Pointer, PointerRow
 from projector.repair import journal
 from projector.repair.content import foot, raise_rev
-from projector.repair.evidence import Evidence
 from projector.repair.journal import Phase, Run
-from projector.repair.plan import Audited, Plan, Planner, balance_change, lagging
+from projector.repair.plan import Plan, Planner, balance_change, lagging
 from projector.repair.restoration import write_page
 from projector.seat import Seat
 from projector.settling import settle_seconds
@@ -58,7 +57,6 @@ class Execution:
 
     def __init__(
         self,
-        audited: Audited,
         planner: Planner,
         plan: Plan,
         log: Log,
@@ -72,7 +70,6 @@ class Execution:
         self._planner = planner
         self._plan = plan
         self._generation = plan.generation
-        self._evidence = Evidence(audited.database, audited.checkpoint)
         self._log = log
         self._store = store
         self._config = config
@@ -133,7 +130,7 @@ class Execution:
                 done.append({**change, "before": "missing" if missing else "altered", "after": page.digest.hex()})
         counted = self._count(advance)
         done += [{"what": "ids", "campaign": campaign, "counted": ids} for campaign, ids in counted.items()]
-        held = self._evidence.counted(without=plan.rows)
+        held = self._planner.evidence.counted(without=plan.rows)
         before = self._rows(plan.rows)
         for campaign in plan.rows:
             content = foot(self._store, self._generation, campaign, plan.checkpoint, self._patience, advance)

@@ -9,6 +9,7 @@ import duckdb
 
 from projector.audit.contract import canonical, packed
 from projector.audit.finding import Finding, Kind, Remedy
+from projector.audit.holdings import read_quarantine
 from projector.balance import Totals, parse_totals
 from projector.config import Config
 from projector.errors import Refused
@@ -118,7 +119,9 @@ class Planner:
         self._store = store
         self._config = config
         self._generation = audited.generation
-        self._evidence = Evidence(audited.database, audited.checkpoint)
+        self.evidence = Evidence(
+            audited.database, audited.checkpoint, lambda: read_quarantine(audited.database, log, config)
+        )
         self._restorations: dict[int, Restoration] = {}
 
     def plan(self) -> Plan:
@@ -133,7 +136,7 @@ class Planner:
         codes: dict[int, Counter[int]] = {
             campaign: Counter(restoration.codes) for campaign, restoration in self._restorations.items()
         }
-        held = self._evidence.counted(without=damaged)
+        held = self.evidence.counted(without=damaged)
         for restoration in self._restorations.values():
             held.update(restoration.below)
         missing = 0
@@ -144,7 +147,7 @@ class Planner:
         for finding in self._audited.findings(Kind.TOTAL):
             if finding.campaign is not None:
                 codes.setdefault(finding.campaign, Counter())
-        for campaign, found in self._evidence.held(codes.keys() - damaged).items():
+        for campaign, found in self.evidence.held(codes.keys() - damaged).items():
             codes[campaign] += found
         rows = self._rows(codes)
         return Plan(
@@ -228,7 +231,7 @@ class Planner:
             self._generation,
             campaign,
             self._audited.checkpoint,
-            lambda damaged: self._evidence.candidates(campaign, damaged),
+            lambda damaged: self.evidence.candidates(campaign, damaged),
         )
 
     def _refuse(self) -> None:
@@ -284,13 +287,13 @@ class Planner:
         whole = self._audited.heads.get(partition, 0) == 0
         adds_up = before is not None and before.consumed == before.judged and min(before) >= 0
         if whole and before is not None:
-            adds_up = adds_up and before.consumed == self._evidence.records(partition)
+            adds_up = adds_up and before.consumed == self.evidence.records(partition)
         if before is not None and adds_up and held >= before.counted:
             return before._replace(carried=held - before.counted)
         if whole:
             mended = ((campaign, each) for campaign, each, _ in self.missing())
             restored = ((campaign, each) for campaign, found in self._restorations.items() for each in found.ids)
-            consumed, rejected, parked = self._evidence.recounted(partition, (*mended, *restored))
+            consumed, rejected, parked = self.evidence.recounted(partition, (*mended, *restored))
             if (duplicate := consumed - held - rejected - parked) >= 0:
                 return Totals(consumed, held, duplicate, parked, rejected, 0)
         elif before is not None and adds_up:

@@ -21,13 +21,13 @@ from projector.page import Page
 from projector.pointer import PointerRow
 from projector.repair.execution import Execution, refuse_busy
 from projector.repair.journal import history
-from projector.repair.plan import Plan, Planner
+from projector.repair.plan import Planner
 from tests.audits import CAMPAIGNS, GENERATION, Site, some_id, without
 from tests.generations import Counting
 
 OLDER = "older.pickle"
 STATS = "truth.pickle"
-EVENTS = 500
+EVENTS = 250
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,11 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
             for campaign in range(1, CAMPAIGNS + 1)
         }
+        for campaign, row in stats.items():
+            while not site.row(campaign)["seen"]:
+                site.append(f"{campaign}-{row['clicks']}", "click", campaign)
+                site.run()
+                row["clicks"] += 1
         (directory / OLDER).write_bytes(pickle.dumps(older))
         (directory / STATS).write_bytes(pickle.dumps(stats))
     return directory
@@ -79,18 +84,12 @@ def dumped(site: Site) -> list[str]:
         return list(database.iterdump())
 
 
-def planned(site: Site) -> Plan:
-    """What a repair would do."""
-    with site.audited() as audit:
-        return Planner(audit, site.log, site.store, site.config).plan()
-
-
 def mend(site: Site) -> list[dict[str, Any]]:
     """Audit and execute, once."""
     with site.audited() as audit:
         planner = Planner(audit, site.log, site.store, site.config)
         plan = planner.plan()
-        return Execution(audit, planner, plan, site.log, site.store, site.config).run("somebody", "a test")
+        return Execution(planner, plan, site.log, site.store, site.config).run("somebody", "a test")
 
 
 def assert_true(site: Site, stats: dict[int, dict[str, int]]) -> None:
@@ -113,7 +112,9 @@ def assert_true(site: Site, stats: dict[int, dict[str, int]]) -> None:
     assert balance.holds
     assert balance.difference == 0
     assert [check(site.store, GENERATION, campaign) for campaign in stats] == [[]] * len(stats)
-    assert site.found() == {}
+    with site.audited() as audit:
+        assert audit.clean, list(audit.findings())
+        assert Planner(audit, site.log, site.store, site.config).plan().empty
     assert site.log.members(GENERATION.group) == []
 
 
@@ -319,7 +320,7 @@ MENDED: dict[Callable[[Site], None], set[Kind]] = {
     counted_for_duplicate: {Kind.BALANCE},
     totals_unknown: {Kind.BALANCE},
     consumed_changed: {Kind.BALANCE},
-    never_counted: {Kind.MISSING, Kind.BALANCE},
+    never_counted: {Kind.MISSING},
     everything: {Kind.DAMAGED, Kind.MISSING, Kind.TOTAL, Kind.PUBLISHED},
 }
 
@@ -328,17 +329,16 @@ MENDED: dict[Callable[[Site], None], set[Kind]] = {
 def test_what_the_audit_names_is_mended(site: Site, damage: Callable[[Site], None]) -> None:
     """To the truth: a second audit is clean, and a second repair has nothing to do. Planning changes nothing."""
     damage(site)
-    found = site.found()
-    assert set(found) == MENDED[damage]
-    assert {each.remedy for part in found.values() for each in part} == {Remedy.REPAIR}
-    before = dumped(site)
-    plan = planned(site)
-    assert dumped(site) == before
-    assert not plan.empty
-    done = mend(site)
-    assert done
+    with site.audited() as audit:
+        assert {kind for kind, count in audit.counts.items() if count} == MENDED[damage]
+        assert {each.remedy for each in audit.findings()} == {Remedy.REPAIR}
+        before = dumped(site)
+        planner = Planner(audit, site.log, site.store, site.config)
+        plan = planner.plan()
+        assert not plan.empty
+        assert dumped(site) == before
+        done = Execution(planner, plan, site.log, site.store, site.config).run("somebody", "a test")
     assert_true(site, truth(site))
-    assert planned(site).empty
     (told,) = history(site.store)
     assert told.ended
     assert told.outcomes == done
@@ -347,7 +347,6 @@ def test_what_the_audit_names_is_mended(site: Site, damage: Callable[[Site], Non
 
 def test_what_is_clean_is_left_alone(site: Site) -> None:
     """Nothing to do, and the truth stands."""
-    assert planned(site).empty
     assert_true(site, truth(site))
 
 
@@ -384,7 +383,8 @@ def chain_altered(site: Site) -> None:
     seal = site.pages(1)[1]
     held = site.page(1, seal)
     ids = {**held["ids"], "nobody": [0, 1, 0, 1]}
-    site.put_page(1, seal, **Page(1, seal, ids, held["before"], held["head"]).bins())
+    bins = Page(1, seal, ids, held["before"], held["head"]).bins()
+    site.put_page(1, seal, **{name: bins[name] for name in bins if name != "seal"})
 
 
 def page_lost_and_the_topic_with_it(site: Site) -> None:
@@ -417,17 +417,20 @@ def test_what_the_ledger_should_not_hold_is_refused(site: Site, damage: Callable
 def test_workers_must_be_stopped(site: Site) -> None:
     """A member of the group, or a generation that is being closed, refuses it before anything is written."""
     counter_changed(site)
-    worker = site.worker()
-    worker.join()
-    with pytest.raises(Refused, match="stop the workers first"):
-        refuse_busy(site.log, site.store, site.config)
-    with pytest.raises(Refused, match="stop the workers first"):
-        mend(site)
-    worker.leave()
-    pointer = PointerRow(site.store, 0.0)
-    own = pointer.close(pointer.settled(), 60.0)
-    with pytest.raises(Refused, match="being closed"):
-        mend(site)
+    with site.audited() as audit:
+        planner = Planner(audit, site.log, site.store, site.config)
+        execution = Execution(planner, planner.plan(), site.log, site.store, site.config)
+        worker = site.worker()
+        worker.join()
+        with pytest.raises(Refused, match="stop the workers first"):
+            refuse_busy(site.log, site.store, site.config)
+        with pytest.raises(Refused, match="stop the workers first"):
+            execution.run("somebody", "a test")
+        worker.leave()
+        pointer = PointerRow(site.store, 0.0)
+        own = pointer.close(pointer.settled(), 60.0)
+        with pytest.raises(Refused, match="being closed"):
+            execution.run("somebody", "a test")
     pointer.reopen(own)
     assert history(site.store) == []
     mend(site)
@@ -444,7 +447,7 @@ def test_a_checkpoint_that_moves_after_the_audit_is_not_overwritten(site: Site) 
         site.run()
         before = site.log.checkpoint(GENERATION.group, site.config.input_topic)
         with pytest.raises(Refused, match="moved"):
-            Execution(audit, planner, plan, site.log, site.store, site.config).run("somebody", "a test")
+            Execution(planner, plan, site.log, site.store, site.config).run("somebody", "a test")
     assert site.log.checkpoint(GENERATION.group, site.config.input_topic) == before
     (told,) = history(site.store)
     assert not told.ended
