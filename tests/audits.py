@@ -1,16 +1,15 @@
 """A pipeline on the embedded pair, counted by the projector itself, to be damaged by hand and audited."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import duckdb
 import msgspec
 
 from projector.audit.audit import audit
-from projector.audit.database import open_database
 from projector.audit.finding import Finding, Kind
 from projector.audit.result import Audit
 from projector.backends.embedded_log import EmbeddedLog
@@ -37,8 +36,8 @@ GENERATION = Generation(1, "projector")
 class Site:
     """A directory with its log and store; generation 1 unless said otherwise."""
 
-    def __init__(self, directory: Path, **settings: Any) -> None:
-        self.config = Config(file=directory / "projector.db", page_ids=16, batch_records=100, **settings)
+    def __init__(self, directory: Path) -> None:
+        self.config = Config(file=directory / "projector.db", page_ids=10_000, batch_records=100)
         self.log = EmbeddedLog(self.config.file)
         self.store = EmbeddedStore(self.config.file)
         self.generation = GENERATION
@@ -80,15 +79,15 @@ class Site:
         self.log.append([message])
         return offset
 
-    def worker(self) -> Projector:
+    def worker(self, config: Config | None = None) -> Projector:
         """One that has not begun."""
         pointer = read_pointer(self.store, 0)
         assert pointer is not None
-        return Projector(self.log, self.store, self.config, self.generation, pointer.epoch, "slot", 0.0)
+        return Projector(self.log, self.store, config or self.config, self.generation, pointer.epoch, "slot", 0.0)
 
-    def run(self) -> None:
-        """Count to the end."""
-        self.worker().run(until_end=True, stopping=lambda: False)
+    def run(self, **settings: object) -> None:
+        """Count to the end, with other settings than its own where they are given."""
+        self.worker(self.config.model_copy(update=settings)).run(until_end=True, stopping=lambda: False)
 
     # --- damage
 
@@ -135,7 +134,7 @@ class Site:
         assert row is not None
         return dict(row.bins)
 
-    def put_page(self, campaign: int, seal: int, **bins: Any) -> None:
+    def put_page(self, campaign: int, seal: int, bins: Mapping[str, Any]) -> None:
         """Set bins of a page."""
         operations = [Put(name, value) for name, value in bins.items()]
         self.store.write([Write(page_key(self.generation.pages, campaign, seal), operations)])
@@ -160,9 +159,8 @@ class Site:
     @contextmanager
     def audited(self, **options: Any) -> Iterator[Audit]:
         """An audit, for the time of a `with` block."""
-        with tempfile.TemporaryDirectory() as directory:
-            with closing(open_database(Path(directory), 512)) as database:
-                yield audit(self.log, self.store, self.config, database, **options)
+        with closing(duckdb.connect()) as database:
+            yield audit(self.log, self.store, self.config, database, **options)
 
     def found(self, **options: Any) -> dict[Kind, list[Finding]]:
         """What an audit finds, by kind."""

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from projector.audit.database import translated
-from projector.audit.differences import Bound, differ
+from projector.audit.differences import STEPS, Bound, differ
 from projector.audit.finding import Finding, Kind, Remedy
 from projector.audit.holdings import Flaw, insert, ledgers, read_ledgers, read_quarantine, read_tags
 from projector.audit.publication import Publication, Snapshot
@@ -52,7 +52,7 @@ _PUBLISHED = pa.schema([(name, pa.int64()) for name in ("campaign", "code", "val
 class Progress(NamedTuple):
     """Hears how far it is: `expect(what, total)` begins a part, `advance(n)` tells of progress in it."""
 
-    expect: Callable[[str, int | None], None]
+    expect: Callable[[str, int], None]
     advance: Callable[[int], None]
 
 
@@ -135,8 +135,8 @@ class _Run:
         ends = patiently(lambda: log.ends(topic))
         bounds = {p: Bound(max(head, later[p]), until[p], ends[p]) for p, head in heads.items()}
         unread = {flaw.campaign for flaw in flaws if flaw.unread}
-        self._progress.expect("comparing", None)
-        differ(self._database, bounds, campaigns, unread, self._read_quarantine)
+        self._progress.expect("steps of the comparison", STEPS)
+        differ(self._database, bounds, campaigns, unread, self._read_quarantine, self._progress.advance)
         self._damage(flaws)
         self._totals(unread)
         self._publication(live)
@@ -173,6 +173,10 @@ class _Run:
         held = ledgers(self._store, self._generation)
         named = {campaign for (campaign,) in self._ask("SELECT DISTINCT campaign FROM tags")}
         scope = sorted(held.keys() | named if self._campaigns is None else set(self._campaigns))
+        if unknown := set(scope) - held.keys() - named:
+            raise Misconfigured(
+                f"campaign {min(unknown)} has no row, and the topic no event of it: projector campaigns lists all"
+            )
         self._progress.expect("ids of the ledger", sum(held.get(campaign, 0) for campaign in scope))
         return scope, read_ledgers(self._database, self._store, self._generation, scope, self._progress.advance)
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import duckdb
 
+STEPS = 5
 _CREATE = """
-CREATE MACRO kind(code) AS (['visit', 'impression', 'click', 'conversion'])[code + 1];
+CREATE MACRO kind(code) AS (['a visit', 'an impression', 'a click', 'a conversion'])[code + 1];
 CREATE TABLE findings (
     kind VARCHAR, remedy VARCHAR, detail VARCHAR, campaign BIGINT, code UTINYINT, id BLOB, partition INTEGER,
     position BIGINT, second BIGINT, place VARCHAR, verdict VARCHAR, reason VARCHAR, class VARCHAR);
@@ -46,7 +47,9 @@ FROM (SELECT * FROM held WHERE span = 'inside') l FULL JOIN event e
     ON l.partition = e.partition AND l.position = e.position AND l.campaign = e.campaign AND l.code = e.code
     AND l.id = e.id
 WHERE l.campaign IS NULL OR e.campaign IS NULL;
+"""
 
+_LOOSE = """
 CREATE TABLE spare AS
 SELECT e_campaign AS campaign, e_id AS id, e_code AS code, e_second AS second, e_partition AS partition,
     e_position AS position
@@ -67,7 +70,10 @@ LEFT JOIN stray s USING (campaign, id, partition, position, place);
 
 CREATE TABLE lacking AS SELECT * FROM spare ANTI JOIN cover USING (campaign, id);
 
--- Ids in more than one place: by hashes first, which are small, then exactly.
+"""
+
+# Ids in more than one place: by hashes first, which are small, then exactly.
+_TWIN = """
 CREATE TABLE twin AS
 SELECT * FROM held WHERE hash(id) IN (SELECT hash(id) FROM ledger GROUP BY 1 HAVING count(*) > 1);
 """
@@ -123,7 +129,7 @@ LEFT JOIN elsewhere e ON e.campaign = s.campaign AND e.id = s.id;
 
 INSERT INTO findings
 SELECT CASE WHEN is_other_kind THEN 'other-kind' ELSE 'foreign' END, 'projector rebuild',
-    CASE WHEN is_other_kind THEN 'counted as a ' || kind(code) || '; the topic has a ' || kind(t_code)
+    CASE WHEN is_other_kind THEN 'counted as ' || kind(code) || '; the topic has ' || kind(t_code)
         ELSE detail END,
     campaign, code, id, partition, position, second, place, NULL, NULL, 'finding'
 FROM judged;
@@ -211,18 +217,22 @@ def differ(
     scope: Iterable[int],
     unreadable: Iterable[int],
     read_quarantine: Callable[[], None],
+    advance: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Fill `findings` with what differs by id, and `cells`, from the tables `topic`, `tags`, `ledger` and `rows`.
 
     `scope`: the campaigns that take part. `unreadable`: those whose ledger could not be read whole; what seems to be
     missing there is of class "unread". `read_quarantine` makes the table `quarantined`; called only if it is needed.
+    `advance` hears of each of `STEPS` steps that is done.
     """
     database.execute(_CREATE)
     for partition, bound in bounds.items():
         database.execute("INSERT INTO bounds VALUES (?, ?, ?, ?)", [partition, *bound])
     database.execute("INSERT INTO scope SELECT unnest(?::BIGINT[])", [list(scope)])
     database.execute("INSERT INTO unreadable SELECT unnest(?::BIGINT[])", [list(unreadable)])
-    database.execute(_JOIN)
+    for step in (_JOIN, _LOOSE, _TWIN):
+        database.execute(step)
+        advance(1)
     if _any(database, "lacking"):
         read_quarantine()
         database.execute(_MISSING)
@@ -230,7 +240,9 @@ def differ(
         database.execute(_STRAY)
     if _any(database, "twin"):
         database.execute(_TWINS)
+    advance(1)
     database.execute(_CELLS)
+    advance(1)
 
 
 def _any(database: duckdb.DuckDBPyConnection, table: str) -> bool:

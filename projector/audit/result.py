@@ -80,6 +80,13 @@ class Audit:
         """Nothing differs that is not excused."""
         return not any(self.counts.values())
 
+    @property
+    def remedies(self) -> list[Remedy]:
+        """What mends the findings, each once."""
+        found = self.database.cursor().execute("SELECT DISTINCT remedy FROM findings WHERE class = 'finding'")
+        named = {remedy for (remedy,) in found.fetchall()}
+        return [remedy for remedy in Remedy if remedy.value in named]
+
     def findings(self, kind: Kind | None = None, limit: int | None = None) -> Iterator[Finding]:
         """What differs, by kind, campaign, KPI and position."""
         return self._findings("finding", kind, limit)

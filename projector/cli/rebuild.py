@@ -136,7 +136,7 @@ def rebuild(
         log, store, config = system.log, system.store, system.config
         live = preflight(log, store, config).generation
         scratch = bool(campaign) or until is not None
-        limits = _limits(log, config, until) if until is not None else None
+        limits = limits_of(log, config, until) if until is not None else None
         only = sorted(campaign) if campaign else None
         planned = plan(log, config, live, _unfinished(store, only, limits), workers)
         _show_plan(planned)
@@ -242,8 +242,8 @@ def _unfinished(store: "Store", campaigns: list[int] | None, until: dict[int, in
     return None
 
 
-def _limits(log: "Log", config: "Config", until: str) -> dict[int, int]:
-    """Per partition the offset to stop before."""
+def limits_of(log: "Log", config: "Config", until: str) -> dict[int, int]:
+    """Per partition the offset to stop before, as `--until` says it."""
     from projector.patience import patiently
 
     try:
