@@ -1,6 +1,18 @@
 """The command line: importing this package registers every command on `app.app`."""
 
-from projector.cli import admin, audit, balance, configuration, generations, ledger, reading, rebuild, run, simulate
+from projector.cli import (
+    admin,
+    audit,
+    balance,
+    configuration,
+    generations,
+    ledger,
+    reading,
+    rebuild,
+    repair,
+    run,
+    simulate,
+)
 
 __all__ = [
     "admin",
@@ -11,6 +23,7 @@ __all__ = [
     "ledger",
     "reading",
     "rebuild",
+    "repair",
     "run",
     "simulate",
 ]

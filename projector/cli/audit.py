@@ -13,6 +13,7 @@ import typer
 
 from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json, progress
 from projector.cli.generations import offsets
+from projector.cli.history import show_history
 from projector.errors import Misconfigured, Refused
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def audit_command(
     report: Annotated[
         Path | None, typer.Option(help="Also write all of it as one self-contained page.", metavar="FILE.html")
     ] = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="Instead show what repairs were made: who, when, why, what.")
+    ] = False,
     memory: Annotated[
         int,
         typer.Option(
@@ -72,8 +76,14 @@ def audit_command(
     from projector.audit.database import open_database
     from projector.backends import open_log, open_store
     from projector.cli.rebuild import limits_of
+    from projector.repair.journal import history as repairs
 
     config = configured(config_file, settings)
+    if history:
+        with closing(open_store(config)) as store:
+            told = repairs(store)
+        show_history(told, as_json)
+        return
     with ExitStack() as stack:
         log = stack.enter_context(closing(open_log(config)))
         store = stack.enter_context(closing(open_store(config)))
@@ -81,7 +91,7 @@ def audit_command(
         chosen, scope = _chosen(store, config, generation, campaign)
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="projector-audit-"))
         database = stack.enter_context(closing(open_database(Path(directory), memory - OVERHEAD_MIB)))
-        with _parts() as shown:
+        with parts() as shown:
             found = audit(
                 log, store, config, database, generation=chosen, campaigns=scope, until=limits, progress=shown
             )
@@ -118,7 +128,7 @@ def _chosen(
 
 
 @contextmanager
-def _parts() -> "Iterator[Progress]":
+def parts() -> "Iterator[Progress]":
     """A bar for each part of the audit, one after the other."""
     from projector.audit.audit import Progress
 

@@ -16,7 +16,7 @@ from projector.amendment import Amendment, Forgotten
 from projector.checkpoint import Copies
 from projector.clock import Clock
 from projector.config import Config
-from projector.errors import Fenced, Refused, Retryable
+from projector.errors import Fenced, LedgerDamaged, Refused, Retryable
 from projector.event import KPIS
 from projector.feed import Feed, Total
 from projector.fold import Change
@@ -88,6 +88,9 @@ class Execution:
         pointer = refuse_busy(self._log, self._store, self._config, self._clock)
         if (pointer.live, pointer.epoch) != (self._generation.number, self._plan.epoch):
             raise Refused(f"generation {pointer.live} is live by now, in epoch {pointer.epoch}: run it again")
+        if self._plan.empty:
+            self._seat.leave()
+            return []
         run = journal.new_run(self._generation.number, who, self._now_ms(), reason)
         intended = False
         for _ in range(ATTEMPTS):
@@ -96,7 +99,7 @@ class Execution:
                 if not intended:
                     self._write(run, Phase.INTENT, self._planner.changes(self._plan))
                     intended = True
-                done = self._mend(advance)
+                done = self._attempt(advance)
                 break
             except Forgotten:
                 intended = False
@@ -118,6 +121,14 @@ class Execution:
         """Into the journal, for good. Raises `Forgotten`."""
         journal.add(self._store, run, phase, changes, self._now_ms(), self._patience)
         self._amendment.settle()
+
+    def _attempt(self, advance: Callable[[int], None]) -> list[dict[str, Any]]:
+        """As `_mend`; what refuses it counts only once it cannot be what a store says that forgot meanwhile."""
+        try:
+            return self._mend(advance)
+        except (LedgerDamaged, Refused):
+            self._amendment.settle()
+            raise
 
     def _mend(self, advance: Callable[[int], None]) -> list[dict[str, Any]]:
         """One attempt. Raises `Forgotten`, `Fenced`: then it is done again from the beginning."""
