@@ -52,8 +52,8 @@ def recount(config: Config) -> None:
             audit.recount(
                 database, log, topic, source_set=config.source_set, start=start, until=until, advance=lambda _: None
             )
-            found = database.execute("SELECT count(*), count(*) FILTER (reason IS NULL) FROM topic").fetchone()
-            assert found == (sum(until.values()) - sum(start.values()),) * 2, found
+            found = database.execute("SELECT count(*), count(*) FILTER (reason IS NULL) FROM topic").fetchall()
+            assert found == [(sum(until.values()) - sum(start.values()),) * 2], found
 
 
 def command(of: str, target: System) -> list[str]:

@@ -27,6 +27,7 @@ from projector.reference import tag_id
 from projector.seed import seed
 from projector.simulator import Shares, Simulation, Truth, simulate
 from projector.store import Delete, Presence, Put, Read, RowKey, Write
+from tests.generations import ids_of
 
 CAMPAIGNS, TAGS, PARTITIONS = 3, 2, 3
 SHARES = Shares(0.05, 0.03, 0.02, 0.03, 0.02, 0.03, 0.02, 0.03)
@@ -126,6 +127,10 @@ class Site:
             before = self.page(campaign, seal)["before"]
             seal = before[0] if before else 0
         return seals
+
+    def ids(self, campaign: int) -> dict[EventId, Sighting]:
+        """All that a campaign's ledger holds."""
+        return ids_of(self.store, self.generation, campaign)
 
     def page(self, campaign: int, seal: int) -> dict[str, Any]:
         """All bins of a page."""

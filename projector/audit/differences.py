@@ -45,7 +45,7 @@ SELECT
     e.position AS e_position
 FROM (SELECT * FROM held WHERE span = 'inside') l FULL JOIN event e
     ON l.partition = e.partition AND l.position = e.position AND l.campaign = e.campaign AND l.code = e.code
-    AND l.id = e.id
+    AND l.id = e.id AND l.second = e.second
 WHERE l.campaign IS NULL OR e.campaign IS NULL;
 """
 
@@ -110,14 +110,16 @@ SELECT campaign, id, min({'partition': partition, 'position': position}) AS firs
 FROM event SEMI JOIN stray USING (campaign, id) GROUP BY campaign, id;
 
 CREATE TEMP TABLE judged AS
-SELECT s.*, t.id = s.id AND t.reason IS NULL AND g.campaign = s.campaign AS is_other_kind, t.code AS t_code,
+SELECT s.*, t.code AS t_code,
+    t.id = s.id AND t.reason IS NULL AND g.campaign = s.campaign AND t.code <> s.code AS is_other_kind,
     CASE
         WHEN s.span = 'nowhere' THEN 'the topic has no such position'
         WHEN t.partition IS NULL THEN 'the topic holds no record at that position'
         WHEN t.reason IS NOT NULL THEN 'the record at that position is no event: ' || t.reason
         WHEN t.id IS DISTINCT FROM s.id THEN 'the topic holds another id at that position'
         WHEN g.campaign IS NULL THEN 'its tag belongs to no campaign: ' || t.tag
-        ELSE 'its tag belongs to campaign ' || g.campaign
+        WHEN g.campaign <> s.campaign THEN 'its tag belongs to campaign ' || g.campaign
+        ELSE 'counted with the second ' || s.second || '; the record has ' || t.second
     END || CASE
         WHEN e.first IS NOT NULL AND (e.first.partition <> s.partition OR e.first.position <> s.position)
         THEN '; the topic has this id at ' || e.first.partition || '/' || e.first.position

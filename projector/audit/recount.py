@@ -6,7 +6,7 @@ Nothing is shared with decode, fold and ledger; only the log that both read.
 from collections.abc import Callable, Mapping, Sequence
 
 import duckdb
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped]  # no hints
 
 from projector.audit.contract import Table, canonical, packed
 from projector.errors import OffsetsGone

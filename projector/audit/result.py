@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from projector.audit.database import translated
 from projector.audit.finding import Finding, Kind, Remedy
 from projector.audit.recount import canonical
 from projector.event import KPIS
@@ -152,7 +153,8 @@ def _rows(
     database: duckdb.DuckDBPyConnection, statement: str, values: Sequence[object] = ()
 ) -> Iterator[tuple[Any, ...]]:
     """Rows as they are asked for; other statements may run meanwhile."""
-    cursor = database.cursor()
-    cursor.execute(statement, values)
-    while found := cursor.fetchmany(FETCHED):
-        yield from found
+    with translated():
+        cursor = database.cursor()
+        cursor.execute(statement, values)
+        while found := cursor.fetchmany(FETCHED):
+            yield from found

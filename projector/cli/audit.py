@@ -1,5 +1,6 @@
 """`projector audit`: the topic recounted, and held against the ledger, the rows and what was published."""
 
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -84,6 +85,7 @@ def audit_command(
             told = repairs(store)
         show_history(told, as_json)
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the directory below goes away
     with ExitStack() as stack:
         log = stack.enter_context(closing(open_log(config)))
         store = stack.enter_context(closing(open_store(config)))

@@ -1,5 +1,6 @@
 """`projector repair`: what an audit finds is put right, or shown."""
 
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -54,6 +55,7 @@ def repair_command(
     if execute and not reason.strip():
         raise Misconfigured("--execute changes the ledger: say why with --reason TEXT, which the history keeps")
     config = configured(config_file, settings)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the database's directory goes away
     with closing(open_log(config)) as log, closing(open_store(config)) as store:
         refuse_busy(log, store, config)
         with _leased(store, execute) as lease:

@@ -10,12 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from projector.adoption import adopt
 from projector.audit.finding import Finding, Kind, Remedy
 from projector.errors import Misconfigured
 from projector.event import KINDS, KPIS
 from projector.generation import Generation
 from projector.log import Message
 from projector.page import Page
+from projector.pointer import PointerRow
+from projector.rewind import rewind
 from projector.store import Delete, Presence, Put, RowKey, Write
 from tests.audits import CAMPAIGNS, Site, kinds, some_id, text, without
 
@@ -187,6 +190,83 @@ def test_another_topic_is_not_audited(site: Site) -> None:
         site.found()
 
 
+def test_what_retention_took_away_is_counted_apart(site: Site) -> None:
+    """Ids before the head cannot be shown by the topic; a second record of one after it is its duplicate."""
+    topic = site.config.input_topic
+    sightings = [each for campaign in (1, 2, 3) for each in site.ids(campaign).values()]
+    site.append("click-1", "click")
+    site.run()
+    site.log.delete_before(topic, {0: 200, 1: site.log.ends(topic)[1]})
+    gone = sum(p == 1 or (p == 0 and offset < 200) for _, _, p, offset in sightings)
+    with site.audited() as audit:
+        assert audit.clean, list(audit.findings())
+        assert audit.excused.before_head == gone > 0
+        assert all(cell.difference == 0 for cell in audit.cells())
+    ends = site.log.ends(topic)
+    site.log.delete_before(topic, {0: ends[0] - 1, 2: ends[2]})
+    with site.audited() as audit:
+        assert audit.clean, list(audit.findings())
+        assert audit.excused.before_head == len(sightings)
+        cells = list(audit.cells())
+    assert {(cell.campaign, cell.kpi) for cell in cells if cell.topic} == {(1, "clicks")}
+    assert sum(cell.apart for cell in cells) == len(sightings) - 1
+
+
+def test_totals_from_before_the_ledger_are_its_opening(site: Site) -> None:
+    """An adopted row is clean before anything was counted for it, and after."""
+    stats = {"clicks": 7, "conversions": 0, "impressions": 1, "visits": 0}
+    site.put(4, c_id=4, c_name="Old", c_date=0, stats=stats)
+    list(adopt(site.store, "campaigns"))
+    assert site.found() == {}
+    tag = str(uuid.uuid4())
+    site.store.write([Write(RowKey("tags", tag), [Put("t-id", tag), Put("c-id", 4)], Presence.ABSENT)])
+    site.append("fresh", "click", tag=tag)
+    site.run()
+    with site.audited(campaigns=[4]) as audit:
+        assert audit.clean
+        cells = {cell.kpi: (cell.topic, cell.opening, cell.stats, cell.published) for cell in audit.cells()}
+    assert cells["clicks"] == (1, 7, 8, 8)
+    assert cells["impressions"] == (0, 1, 1, 1)
+
+
+def test_after_a_rewind(site: Site) -> None:
+    """At once, when all is past the checkpoint, and when the topic was read again."""
+    row = PointerRow(site.store, 0.0)
+    rewind(row, site.log, site.store, site.config, who="a test")
+    with site.audited() as audit:
+        assert audit.clean, list(audit.findings())
+        assert audit.excused.past_checkpoint == audit.ids
+    site.run()
+    with site.audited() as audit:
+        assert audit.clean, list(audit.findings())
+        assert audit.epoch == 2
+
+
+def test_what_a_killed_worker_left_uncommitted_is_excused(site: Site) -> None:
+    """It stands in the rows, past the checkpoint, and was not published: the next worker will see to it."""
+    site.append("late", "visit")
+    committed = site.log.checkpoint("projector", site.config.input_topic)
+    site.run(kpi_topic="projector-quarantine")
+    site.log.set_checkpoint("projector", site.config.input_topic, committed)
+    with site.audited() as audit:
+        assert audit.clean, list(audit.findings())
+        assert audit.excused.past_checkpoint == 1
+
+
+def test_a_generation_that_was_built_beside_it(site: Site) -> None:
+    """It has rows, pages, group and balance of its own; its damage is its own as well."""
+    site.log.create_topic("elsewhere", 1, {})
+    site.generation = Generation(2, "projector")
+    site.run(kpi_topic="elsewhere", page_ids=16)
+    with site.audited(generation=site.generation) as audit:
+        assert audit.clean, list(audit.findings())
+        assert audit.ids == 1_226
+    seal = site.pages(1)[1]
+    site.drop_page(1, seal)
+    assert kinds(site.found(generation=site.generation)) == {Kind.DAMAGED: 1}
+    assert site.found() == {}
+
+
 # --- damage of each kind
 
 
@@ -286,6 +366,28 @@ def test_an_id_at_another_of_its_positions_is_foreign_there(site: Site) -> None:
     found = site.found()
     assert kinds(found) == {Kind.FOREIGN: 1}
     assert f"the topic has this id at {partition}/{offset}" in found[Kind.FOREIGN][0].detail
+
+
+def test_an_id_with_another_time_is_foreign(site: Site) -> None:
+    """A statement of a period rests on it."""
+    seen = site.row(1)["seen"]
+    event_id, (code, second, partition, offset) = some_id(seen)
+    site.put(1, seen={**seen, event_id: [code, second + 1, partition, offset]})
+    found = site.found()
+    assert kinds(found) == {Kind.FOREIGN: 1}
+    assert found[Kind.FOREIGN][0].detail == f"counted with the second {second + 1}; the record has {second}"
+
+
+def test_an_id_whose_tag_is_gone_is_foreign(site: Site) -> None:
+    """A rebuild would not count it again."""
+    site.append("lone", tag=PARKED_TAG)
+    tag = Write(RowKey("tags", PARKED_TAG), [Put("t-id", PARKED_TAG), Put("c-id", 1)], Presence.ABSENT)
+    site.store.write([tag])
+    site.run()
+    site.store.write([Write(RowKey("tags", PARKED_TAG), [Delete()])])
+    found = site.found()
+    assert kinds(found) == {Kind.FOREIGN: 1}
+    assert found[Kind.FOREIGN][0].detail == f"its tag belongs to no campaign: {PARKED_TAG}"
 
 
 def test_an_id_of_another_campaign_is_foreign(site: Site) -> None:
