@@ -147,14 +147,10 @@ class Execution:
             content = foot(self._store, self._generation, campaign, plan.checkpoint, self._patience, advance)
             held.update(content.below)
         published = self._raise_revs()
-        after = self._rows(sorted({*plan.rows, *plan.publish, *published}))
+        after = self._rows(plan.publish)
         for campaign in plan.rows:
             done.append({"what": "row", "campaign": campaign, "before": before[campaign], "after": after[campaign]})
-        values = {
-            campaign: Value(row["stats"], row["rev"], set(ALL_CODES))
-            for campaign, row in after.items()
-            if campaign in plan.publish or campaign in published
-        }
+        values = {campaign: Value(row["stats"], row["rev"], set(ALL_CODES)) for campaign, row in after.items()}
         self._amendment.settle()
         done += self._commit(held, values)
         for campaign, value in values.items():
@@ -202,11 +198,12 @@ class Execution:
     # --- publication and balance
 
     def _raise_revs(self) -> dict[int, dict[str, list[int]]]:
-        """Make every row that lags newer than what was published of it; answers that: [value, epoch, rev] by KPI."""
+        """Make the rows that lag newer than what was published of them; answers that: [value, epoch, rev] by KPI."""
         feed = Feed()
         self._patience(lambda: feed.catch_up(self._log, self._config.kpi_topic))
         found = {}
-        for campaign, above in lagging(self._store, self._generation, self._plan.epoch, feed.totals):
+        owed = set(self._plan.publish)
+        for campaign, above in lagging(self._store, self._generation, self._plan.epoch, feed.totals, owed):
             raise_rev(self._store, self._generation, campaign, above, self._patience)
             said: dict[str, Total | None] = {kpi: feed.totals.get((campaign, kpi)) for kpi in KPIS}
             found[campaign] = {kpi: [each.value, each.epoch, each.rev] for kpi, each in said.items() if each}

@@ -1,7 +1,7 @@
 """Plan: what a repair would do about the findings of an audit, worked out without changing anything."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -150,6 +150,9 @@ class Planner:
         for campaign, found in self.evidence.held(codes.keys() - damaged).items():
             codes[campaign] += found
         rows = self._rows(codes)
+        publish = {each.campaign for each in self._audited.findings(Kind.PUBLISHED) if each.campaign is not None}
+        publish |= rows.keys()
+        list(self._lagging(publish))  # refuses what no publication mends
         return Plan(
             self._generation,
             self._audited.epoch,
@@ -158,7 +161,7 @@ class Planner:
             missing,
             rows,
             self.balance(held, committed),
-            sorted({*rows, *(campaign for campaign, *_ in self._lagging())}),
+            sorted(publish),
         )
 
     def missing(self) -> Iterator[Missing]:
@@ -305,16 +308,20 @@ class Planner:
             "nothing was changed; run: projector rebuild"
         )
 
-    def _lagging(self) -> Iterator[tuple[int, int]]:
+    def _lagging(self, campaigns: Collection[int]) -> Iterator[tuple[int, int]]:
         feed = Feed()
         patiently(lambda: feed.catch_up(self._log, self._config.kpi_topic))
-        return lagging(self._store, self._generation, self._audited.epoch, feed.totals)
+        return lagging(self._store, self._generation, self._audited.epoch, feed.totals, campaigns)
 
 
 def lagging(
-    store: Store, generation: Generation, epoch: int, totals: Mapping[tuple[int, str], Total]
+    store: Store,
+    generation: Generation,
+    epoch: int,
+    totals: Mapping[tuple[int, str], Total],
+    campaigns: Collection[int],
 ) -> Iterator[tuple[int, int]]:
-    """The campaigns whose last published totals are not their rows', each with the `rev` that its next must be above.
+    """Those of these campaigns whose last published totals are not their rows'; each with the `rev` to be above.
 
     Raises `Refused` where the topic is ahead of the pointer, and `Retryable`.
     """
@@ -322,6 +329,8 @@ def lagging(
         if not {"c-id", "seal", "rev", "stats"} <= row.bins.keys():
             continue
         campaign, rev, stats = row.bins["c-id"], row.bins["rev"], row.bins["stats"]
+        if campaign not in campaigns:
+            continue
         above, lags = -1, False
         for kpi in KPIS:
             total, value = totals.get((campaign, kpi)), stats.get(kpi, 0)

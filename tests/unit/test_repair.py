@@ -2,9 +2,10 @@
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +13,14 @@ from projector.audit.finding import Remedy
 from projector.errors import Refused
 from projector.event import KPIS
 from projector.pointer import PointerRow
+from projector.repair.content import foot
 from projector.repair.execution import Execution, refuse_busy
 from projector.repair.journal import history
 from projector.repair.plan import Planner
+from projector.store import Answer, Write
 from tests.audits import GENERATION
 from tests.damages import MENDED, REFUSED, Scene, assert_true, counter_changed, counter_lowered, everything
+from tests.generations import Counting
 
 EVENTS = 250
 
@@ -129,4 +133,45 @@ def test_a_worker_goes_on_after_it(site: Scene) -> None:
     for campaign, row in site.truth.items():
         for kpi in KPIS:
             row[kpi] += more.campaigns.get(str(campaign), {}).get(kpi, 0)
+    assert_true(site)
+
+
+class Beside:
+    """A store in which something else is done right before the first write."""
+
+    def __init__(self, scene: Scene, deed: Callable[[], None]) -> None:
+        self._store = scene.store
+        self._deed: Callable[[], None] | None = deed
+
+    def write(self, writes: Sequence[Write]) -> list[Answer]:
+        """Once."""
+        deed, self._deed = self._deed, None
+        if deed is not None:
+            deed()
+        return self._store.write(writes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_totals_are_set_for_the_ids_that_they_were_read_with(site: Scene) -> None:
+    """A worker that counts between the read and the write loses nothing."""
+    counter_changed(site)
+    stats = site.truth[1]
+    stats["clicks"] += 1
+
+    def count() -> None:
+        Counting(site.store, GENERATION, 1_000).add(1, {"in-between": [2, 5, 0, 1_000_000]})
+
+    foot(Beside(site, count), GENERATION, 1, {})
+    assert site.row(1)["stats"] == stats
+
+
+def test_what_a_killed_worker_left_uncommitted_is_no_matter_of_repair(site: Scene) -> None:
+    """Its rows are ahead of checkpoint and publications; the next worker commits and publishes them."""
+    offset = site.append("a-last-one", "click", campaign=3, partition=0)
+    Counting(site.store, GENERATION, 1_000).add(3, {"a-last-one": [2, 1_767_225_700, 0, offset]})
+    assert site.mend() == []
+    site.run()
+    site.truth[3]["clicks"] += 1
     assert_true(site)
