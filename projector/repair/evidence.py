@@ -59,17 +59,15 @@ class Evidence:
         aside: set[tuple[int, int]] = set()
         rows = self._database.execute(
             """
-            SELECT e.id, e.code, e.second, e.partition, e.position,
-                coalesce(q.verdict = 'parked' AND list_contains(?, q.reason), FALSE)
+            SELECT id, arg_min(code, position), arg_min(second, position), partition, min(position), parked
             FROM (
-                SELECT id, partition, arg_min(code, position) AS code, arg_min(second, position) AS second,
-                    min(position) AS position
-                FROM topic JOIN tags USING (tag) JOIN checkpoints USING (partition)
-                WHERE campaign = ? AND reason IS NULL AND position < until
-                    AND id NOT IN (SELECT id FROM ledger WHERE campaign = ? AND NOT list_contains(?, place))
-                GROUP BY id, partition) e
-            LEFT JOIN quarantined q ON q.partition = e.partition AND q.position = e.position
-            ORDER BY e.second, e.partition
+                SELECT t.id, t.code, t.second, t.partition, t.position,
+                    coalesce(q.verdict = 'parked' AND list_contains(?, q.reason), FALSE) AS parked
+                FROM topic t JOIN tags USING (tag) JOIN checkpoints USING (partition)
+                LEFT JOIN quarantined q ON q.partition = t.partition AND q.position = t.position
+                WHERE campaign = ? AND t.reason IS NULL AND t.position < until
+                    AND t.id NOT IN (SELECT id FROM ledger WHERE campaign = ? AND NOT list_contains(?, place)))
+            GROUP BY id, partition, parked ORDER BY min(second), partition
             """,
             [list(PARKED_UNTIL_KNOWN), campaign, campaign, [f"{seal:016x}" for seal in damaged]],
         )
@@ -77,7 +75,52 @@ class Evidence:
             found.setdefault(event_id(packed), []).append([code, second, partition, position])
             if parked:
                 aside.add((partition, position))
-        return Candidates(found, frozenset(aside))
+        return Candidates(self._first_read(found), frozenset(aside))
+
+    def _first_read(self, found: Mapping[EventId, list[Sighting]]) -> dict[EventId, list[Sighting]]:
+        """Without the positions that were surely read after another one of the same id.
+
+        Each partition is read in its order, and of an id the position that was read first is counted: so whatever the
+        ledgers hold of ids that the topic has in several partitions tells which of these was ahead.
+        """
+        several = [each for sightings in found.values() if len(sightings) > 1 for each in sightings]
+        if not several:
+            return dict(found)
+        spans: dict[int, list[int]] = {}
+        for _, _, partition, position in several:
+            spans.setdefault(partition, []).append(position)
+        self._fill(
+            "wanted (partition INTEGER, first BIGINT, last BIGINT)",
+            ((partition, min(positions), max(positions)) for partition, positions in spans.items()),
+        )
+        rows = self._database.execute(
+            """
+            SELECT DISTINCT l.partition, l.position, t.partition, t.position
+            FROM (SELECT campaign, id, partition, position FROM ledger JOIN wanted USING (partition)
+                WHERE position BETWEEN first AND last) l
+            JOIN (SELECT campaign, id, partition, position
+                FROM topic JOIN tags USING (tag) JOIN wanted USING (partition)
+                WHERE reason IS NULL AND position BETWEEN first AND last) t
+            ON l.campaign = t.campaign AND l.id = t.id AND l.partition <> t.partition
+            """
+        )
+        ahead: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for partition, position, later, later_position in rows.fetchall():
+            ahead.setdefault((partition, later), []).append((position, later_position))
+
+        def before(one: Sighting, other: Sighting) -> bool:
+            pairs = ahead.get((one[2], other[2]), [])
+            return any(position >= one[3] and later <= other[3] for position, later in pairs)
+
+        kept: dict[EventId, list[Sighting]] = {}
+        for key, sightings in found.items():
+            left = [
+                each
+                for each in sightings
+                if not any(before(other, each) and not before(each, other) for other in sightings if other is not each)
+            ]
+            kept[key] = left or sightings
+        return kept
 
     def counted(self, without: Iterable[int]) -> Counter[int]:
         """Ids per partition that the ledgers hold below the checkpoint, but for those of some campaigns."""

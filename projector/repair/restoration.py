@@ -8,9 +8,9 @@ neighbours, its neighbours say of it. Nothing is believed: only a page whose dig
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import islice, permutations, product
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from projector.archive import newest
 from projector.errors import LedgerDamaged, Refused
@@ -25,6 +25,7 @@ TRIES_MAX = 4_000
 """Digests that are tried for one page."""
 IDS_TRIED_MAX = 20_000
 """So many ids at most are tried one by one."""
+PARTITIONS_ORDERED_MAX = 5
 _PRINT_BYTES = 4
 
 
@@ -75,6 +76,18 @@ class Restoration:
                 self.below[partition] += 1
 
 
+Spans: TypeAlias = Mapping[int, tuple[int, int]]
+"""Per partition the first and the last offset at which some ids stand."""
+
+
+def _spans(held: Mapping[EventId, Sighting]) -> Spans:
+    spans: dict[int, tuple[int, int]] = {}
+    for _, _, partition, offset in held.values():
+        first, last = spans.get(partition, (offset, offset))
+        spans[partition] = (min(first, offset), max(last, offset))
+    return spans
+
+
 @dataclass(slots=True)
 class _Link:
     """A page of the chain as it was found. `digest` and `head` are known of an intact one only."""
@@ -84,6 +97,7 @@ class _Link:
     head: bytes = ROOT
     bins: Mapping[str, Any] | None = None
     """Of one that is not intact: what is there instead, if anything."""
+    spans: "Spans" = field(default_factory=dict)
 
     @property
     def intact(self) -> bool:
@@ -122,7 +136,8 @@ def restore(
         return restoration
     found = candidates(damaged)
     left = Candidates({each: at for each, at in found.ids.items() if each not in restoration.ids}, found.aside)
-    for restored in _restored(campaign, links, row.bins.get("head", ROOT), left):
+    on_row = [_spans(row.bins.get(place, {})) for place in ("seen", "sealed")]
+    for restored in _restored(campaign, links, row.bins.get("head", ROOT), left, on_row):
         restoration.pages.append(restored)
         restoration.take(restored.page.ids, checkpoint)
     counted = left.counted()
@@ -168,7 +183,7 @@ def _links(
         bins = _read(store, generation, campaign, seal, patience)
         page = _intact(campaign, seal, bins, expected)
         if page is not None:
-            yield _Link(seal, page.digest, page.head), page
+            yield _Link(seal, page.digest, page.head, spans=_spans(page.ids)), page
             expected = page.head
             wanted = list(page.before)
             continue
@@ -219,7 +234,9 @@ def _next(
 # --- one page after the other, the newest first: each tells the digest of the one before it
 
 
-def _restored(campaign: int, links: Sequence[_Link], head: bytes, candidates: Candidates) -> Iterator[Restored]:
+def _restored(
+    campaign: int, links: Sequence[_Link], head: bytes, candidates: Candidates, on_row: Sequence[Spans]
+) -> Iterator[Restored]:
     expected = head
     left = dict(candidates.ids)
     rest = sum(not link.intact for link in links)
@@ -230,7 +247,9 @@ def _restored(campaign: int, links: Sequence[_Link], head: bytes, candidates: Ca
             expected = link.head
             continue
         older = links[number + 1 :]
-        contents = _contents(link, Candidates(left, candidates.aside), alone=rest == 1)
+        newer = [*on_row, *(each.spans for each in links[:number])]
+        between = _between(newer, [each.spans for each in older])
+        contents = _contents(link, Candidates(left, candidates.aside), between, alone=rest == 1)
         for before, before_head, ids in _tries(link, older, contents):
             page = Page(campaign, link.seal, ids, before, before_head)
             if _digest(page) == expected:
@@ -239,6 +258,7 @@ def _restored(campaign: int, links: Sequence[_Link], head: bytes, candidates: Ca
             what = "is missing" if link.bins is None else "is altered"
             raise _irreparable(campaign, f"page {link.seal:016x} {what}, and the topic does not give one of its digest")
         yield Restored(page, missing=link.bins is None)
+        link.spans = _spans(page.ids)
         expected = page.head
         left = {event_id: found for event_id, found in left.items() if event_id not in page.ids}
         rest -= 1
@@ -274,18 +294,42 @@ def _tries(
             yield before, head, ids
 
 
-def _contents(link: _Link, candidates: Candidates, alone: bool) -> Iterator[Mapping[EventId, Sighting]]:
-    """What the page may have held, the most likely first, `TRIES_MAX` at most."""
+def _between(newer: Sequence[Spans], older: Sequence[Spans]) -> Callable[[Sighting], bool]:
+    """Whether a position may be a page's that was sealed between these: each partition is counted in its order."""
+    ends: dict[int, int] = {}
+    starts: dict[int, int] = {}
+    for spans in newer:
+        for partition, (first, _) in spans.items():
+            ends[partition] = min(first, ends.get(partition, first))
+    for spans in older:
+        for partition, (_, last) in spans.items():
+            starts[partition] = max(last, starts.get(partition, last))
+
+    def fits(sighting: Sighting) -> bool:
+        _, _, partition, offset = sighting
+        return starts.get(partition, -1) < offset and (partition not in ends or offset < ends[partition])
+
+    return fits
+
+
+def _contents(
+    link: _Link, candidates: Candidates, between: Callable[[Sighting], bool], alone: bool
+) -> Iterator[Mapping[EventId, Sighting]]:
+    """What the page may have held, the most likely first, `TRIES_MAX` of each kind at most."""
     own = link.bins or {}
     if own.get("ids") and isinstance(own["ids"], dict):
         yield own["ids"]  # only what follows from the ids was altered
+    counted = candidates.counted()
     pools: list[Mapping[EventId, Sequence[Sighting]]] = []
     blob = own.get("prints")
     if isinstance(blob, bytes):
         named = {blob[at : at + _PRINT_BYTES] for at in range(0, len(blob), _PRINT_BYTES)}
-        pools.append({key: at for key, at in candidates.ids.items() if packed(prints([key])) in named})
+        printed = {key: at for key, at in candidates.ids.items() if packed(prints([key])) in named}
+        pools += [{key: list(filter(between, at)) or at for key, at in printed.items()}, printed]
+    fitting = {key: list(filter(between, at)) for key, at in counted.items()}
+    pools.append({key: at for key, at in fitting.items() if at})
     if alone:
-        pools += [candidates.counted(), candidates.ids]
+        pools += [{key: fitting[key] or at for key, at in counted.items()}, counted, candidates.ids]
     tried: list[Mapping[EventId, Sequence[Sighting]]] = []
     for pool in pools:
         if pool and pool not in tried:
@@ -294,7 +338,9 @@ def _contents(link: _Link, candidates: Candidates, alone: bool) -> Iterator[Mapp
 
 
 def _choices(pool: Mapping[EventId, Sequence[Sighting]]) -> Iterator[Mapping[EventId, Sighting]]:
-    """The first position of each; one of them elsewhere, or not at all; then any positions, if that is not too many."""
+    """The first position of each; then, if that is not too many, one of them elsewhere, all in another order of the
+    partitions, any of them anywhere, one of them not at all.
+    """
     first = {event_id: found[0] for event_id, found in pool.items()}
     yield first
     if len(pool) > IDS_TRIED_MAX:
@@ -303,7 +349,12 @@ def _choices(pool: Mapping[EventId, Sequence[Sighting]]) -> Iterator[Mapping[Eve
     for event_id, found in several.items():
         for other in found[1:]:
             yield {**first, event_id: other}
-    if len(several) > 1 and prod(map(len, several.values())) <= TRIES_MAX:
+    partitions = sorted({each[2] for found in several.values() for each in found})
+    if len(several) > 1 and len(partitions) <= PARTITIONS_ORDERED_MAX:
+        for order in permutations(partitions):
+            ranks = {partition: rank for rank, partition in enumerate(order)}
+            yield first | {key: min(found, key=lambda each: ranks[each[2]]) for key, found in several.items()}
+    if len(several) > 1 and prod(map(len, several.values())) <= TRIES_MAX // 2:
         for chosen in product(*several.values()):
             yield {**first, **dict(zip(several, chosen, strict=True))}
     if len(pool) > 1:
