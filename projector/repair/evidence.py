@@ -16,6 +16,8 @@ from projector.repair.restoration import Candidates
 
 PARKED_UNTIL_KNOWN = ("unknown-tag", "unknown-campaign", "campaign-not-adopted")
 """Why a record may rightly be parked although its tag and campaign are known by now."""
+NEARBY = 10_000
+"""Records around those in question, in their partition, whose ids tell in which order partitions were read."""
 _INSERTED = 100_000
 
 
@@ -91,7 +93,7 @@ class Evidence:
             spans.setdefault(partition, []).append(position)
         self._fill(
             "wanted (partition INTEGER, first BIGINT, last BIGINT)",
-            ((partition, min(positions), max(positions)) for partition, positions in spans.items()),
+            ((partition, min(positions) - NEARBY, max(positions) + NEARBY) for partition, positions in spans.items()),
         )
         rows = self._database.execute(
             """

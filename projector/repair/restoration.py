@@ -22,7 +22,7 @@ from projector.prints import packed, prints
 from projector.store import Outcome, Presence, Put, Read, RowKey, Store, Write
 
 TRIES_MAX = 4_000
-"""Digests that are tried for one page."""
+"""So many digests are tried of one kind of guess."""
 IDS_TRIED_MAX = 20_000
 """So many ids at most are tried one by one."""
 PARTITIONS_ORDERED_MAX = 5
@@ -315,7 +315,7 @@ def _between(newer: Sequence[Spans], older: Sequence[Spans]) -> Callable[[Sighti
 def _contents(
     link: _Link, candidates: Candidates, between: Callable[[Sighting], bool], alone: bool
 ) -> Iterator[Mapping[EventId, Sighting]]:
-    """What the page may have held, the most likely first, `TRIES_MAX` of each kind at most."""
+    """What the page may have held, the most likely first; a bounded number of tries."""
     own = link.bins or {}
     if own.get("ids") and isinstance(own["ids"], dict):
         yield own["ids"]  # only what follows from the ids was altered
@@ -334,17 +334,22 @@ def _contents(
     for pool in pools:
         if pool and pool not in tried:
             tried.append(pool)
-            yield from islice(_choices(pool), TRIES_MAX)
+            yield from _choices(pool)
 
 
 def _choices(pool: Mapping[EventId, Sequence[Sighting]]) -> Iterator[Mapping[EventId, Sighting]]:
-    """The first position of each; then, if that is not too many, one of them elsewhere, all in another order of the
-    partitions, any of them anywhere, one of them not at all.
-    """
+    """Every id somewhere; then, if that is not too many, all but one."""
+    yield from islice(_placed(pool), TRIES_MAX)
+    if 1 < len(pool) <= IDS_TRIED_MAX:
+        for chosen in islice(_placed(pool), 1 + TRIES_MAX // len(pool)):
+            for event_id in pool:
+                yield {each: at for each, at in chosen.items() if each != event_id}
+
+
+def _placed(pool: Mapping[EventId, Sequence[Sighting]]) -> Iterator[Mapping[EventId, Sighting]]:
+    """The first position of each; one of them elsewhere; all by an order of the partitions; any of them anywhere."""
     first = {event_id: found[0] for event_id, found in pool.items()}
     yield first
-    if len(pool) > IDS_TRIED_MAX:
-        return
     several = {event_id: found for event_id, found in pool.items() if len(found) > 1}
     for event_id, found in several.items():
         for other in found[1:]:
@@ -357,9 +362,6 @@ def _choices(pool: Mapping[EventId, Sequence[Sighting]]) -> Iterator[Mapping[Eve
     if len(several) > 1 and prod(map(len, several.values())) <= TRIES_MAX // 2:
         for chosen in product(*several.values()):
             yield {**first, **dict(zip(several, chosen, strict=True))}
-    if len(pool) > 1:
-        for event_id in pool:
-            yield {each: at for each, at in first.items() if each != event_id}
 
 
 def _irreparable(campaign: int, what: str) -> Refused:

@@ -5,6 +5,8 @@ import time
 from contextlib import closing
 from typing import Any
 
+import pytest
+
 from projector.backends import open_store
 from projector.page import page_key
 from projector.store import Delete, Put, Read, RowKey, Store, Write
@@ -71,6 +73,7 @@ def test_a_damaged_store_is_mended(case: Pipeline) -> None:
     case.exact()
 
 
+@pytest.mark.long
 def test_a_repair_that_is_killed(case: Pipeline) -> None:
     """At random moments, again and again; at last it is the truth."""
     case.settings |= {"page_ids": "200", "batch_records": "1000"}
