@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import duckdb
 import msgspec
@@ -15,7 +16,7 @@ from projector.audit.result import Audit
 from projector.backends.embedded_log import EmbeddedLog
 from projector.backends.embedded_store import EmbeddedStore
 from projector.config import Config
-from projector.event import KPIS
+from projector.event import KINDS, KPIS
 from projector.fold import EventId, Sighting
 from projector.generation import Generation
 from projector.log import Message, Offset
@@ -32,6 +33,9 @@ from tests.generations import ids_of
 CAMPAIGNS, TAGS, PARTITIONS = 3, 2, 3
 SHARES = Shares(0.05, 0.03, 0.02, 0.03, 0.02, 0.03, 0.02, 0.03)
 GENERATION = Generation(1, "projector")
+PARKED_TAG = "11111111-2222-4333-8444-555555555555"
+EVERYTHING = 1_226
+"""Ids that `count_everything` counts."""
 
 
 class Site:
@@ -91,6 +95,15 @@ class Site:
         self.worker(self.config.model_copy(update=settings)).run(until_end=True, stopping=lambda: False)
 
     # --- damage
+
+    def set_aside(self, partition: int, offset: int) -> None:
+        """Quarantine says last of a position that it was a conflict."""
+        topic = self.config.input_topic
+        headers = {"verdict": "duplicate", "reason": "conflict", "topic": topic, "partition": str(partition)}
+        headers |= {"offset": str(offset), "timestamp": "0", "generation": "1", "detail": ""}
+        key = f"{topic}/{partition}/{offset}".encode()
+        sent = tuple((name, each.encode()) for name, each in headers.items())
+        self.log.append([Message(self.config.quarantine_topic, key, b"{}", sent)])
 
     def row(self, campaign: int) -> dict[str, Any]:
         """All bins of a campaign's row."""
@@ -176,6 +189,24 @@ class Site:
             assert {kind: len(each) for kind, each in found.items()} == {k: n for k, n in result.counts.items() if n}
             assert result.clean == (not found)
             return found
+
+
+def count_everything(directory: Path) -> None:
+    """All that the simulator makes is counted there, in many pages, and conflicts; then some ids stay in `seen`."""
+    with closing(Site(directory)) as site:
+        site.prepare()
+        site.simulate(1_200)
+        conflicting = str(uuid4())
+        site.append(conflicting, "click")
+        site.append(conflicting.upper(), "visit")
+        site.append("not-a-uuid", "impression", campaign=2, partition=1)
+        site.append("parked-1", tag=PARKED_TAG)
+        site.append("parked-1", tag=PARKED_TAG, partition=1)
+        site.run(page_ids=16)
+        for campaign, kind in product((1, 2, 3), KINDS):
+            site.append(f"{kind}-{campaign}", kind, campaign, partition=campaign - 1)
+            site.append(str(uuid4()), kind, campaign, partition=2)
+        site.run()
 
 
 def text(event_id: EventId) -> str:

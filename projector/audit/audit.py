@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import duckdb
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped]  # no hints
 
 from projector.audit.database import translated
 from projector.audit.differences import STEPS, Bound, differ
@@ -237,7 +237,7 @@ class _Run:
             below = ", ".join(f"({partition}, {each.offset})" for partition, each in committed.items())
             statement = f"""
                 SELECT partition, count(*) FROM ledger JOIN (VALUES {below}) AS c(partition, checkpoint)
-                USING (partition) WHERE position < checkpoint GROUP BY partition"""  # numbers
+                USING (partition) WHERE position < checkpoint GROUP BY partition"""
             ids = dict(self._ask(statement)) if committed else {}
         else:
             self._skipped.append("the ids of each partition against its balance: not all ids were read")

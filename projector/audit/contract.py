@@ -4,10 +4,10 @@ Written for the audit from the contract alone. Nothing here comes from `projecto
 decodes with: a fault of one of the two shows where they differ.
 """
 
-import binascii
 import json
 import re
 import uuid
+from binascii import unhexlify
 from typing import Any, NoReturn, TypeAlias
 
 import orjson
@@ -31,8 +31,6 @@ _BAD_ID: Said = (None, None, None, "rejected:bad-id")
 _BAD_TAG: Said = (None, None, None, "rejected:bad-tag")
 _NO_KIND: Said = (None, None, None, "rejected:no-kind")
 
-_ABSENT: Any = object()
-
 
 # --- ids
 
@@ -42,15 +40,19 @@ def packed(text: str) -> bytes:
 
     Raises `UnicodeEncodeError` for an unpaired surrogate.
     """
+    return _packed_uuid(text) or b"s" + text.encode()
+
+
+def _packed_uuid(text: str) -> bytes | None:
     bare = text
     if len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-":
         bare = text.replace("-", "")
-    if len(bare) == 32:
-        try:
-            return b"u" + binascii.unhexlify(bare)
-        except ValueError:  # not all of it is hex digits
-            pass
-    return b"s" + text.encode()
+    if len(bare) != 32:
+        return None
+    try:
+        return b"u" + unhexlify(bare)
+    except ValueError:  # not all of it is hex digits
+        return None
 
 
 def canonical(packed_id: bytes) -> str:
@@ -133,35 +135,30 @@ class Table:
             return _NOT_AN_EVENT
         if set_name != self._source_set:
             return _OTHER_SET
-        event_id = bins.get("event-id", _ABSENT)
-        if event_id is _ABSENT:
-            if digest is None:
-                return _NO_ID
-            event_id = digest
-        if not _is_text(event_id) or event_id.isspace():
-            return _BAD_ID
-        id_ = packed(event_id)
-        if len(id_) > 1 + ID_BYTES_MAX:
-            return _BAD_ID
-        data = bins.get("event-data", _ABSENT)
-        if type(data) is dict:
-            tag, kind = data.get("tag", _ABSENT), data.get("event", _ABSENT)
-        elif data is _ABSENT:
-            tag = kind = _ABSENT
-        else:
+        event_id = bins.get("event-id", digest)
+        if type(event_id) is not str:
+            return _NO_ID if event_id is None and "event-id" not in bins else _BAD_ID
+        id_ = _packed_uuid(event_id)
+        if id_ is None:
+            if not _is_text(event_id) or event_id.isspace():
+                return _BAD_ID
+            id_ = packed(event_id)
+            if len(id_) > 1 + ID_BYTES_MAX:
+                return _BAD_ID
+        data = bins.get("event-data", _NO_DATA)
+        if type(data) is not dict:
             return _BAD_TAG
-        if tag is _ABSENT:
-            tag = bins.get("event-tag-id")
+        tag = data["tag"] if "tag" in data else bins.get("event-tag-id")
         if not _is_text(tag):
             return _BAD_TAG
-        if kind is _ABSENT:
-            kind = bins.get("event-type")
+        kind = data["event"] if "event" in data else bins.get("event-type")
         if type(kind) is not str:
             return _NO_KIND
         code = CODES.get(kind)
         return id_, code, tag, None if code is not None else "parked:unknown-kind"
 
 
+_NO_DATA: dict[str, Any] = {}
 _METADATA = {"msg", "namespace", "set", "digest"}
 
 

@@ -248,4 +248,4 @@ def differ(
 
 
 def _any(database: duckdb.DuckDBPyConnection, table: str) -> bool:
-    return database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None  # a name of our own
+    return database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None

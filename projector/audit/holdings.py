@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import duckdb
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped]  # no hints
 
 from projector.archive import Walk, read_rows
 from projector.audit.finding import Remedy
@@ -28,6 +28,7 @@ from projector.store import Read, RowKey, Store
 ROWS = 122_880
 """Rows that are inserted at once: one row group of DuckDB's."""
 TAGS_PER_READ = 5_000
+UUID_BYTES = 16
 _CODES = frozenset(range(len(KPIS)))
 _BIGGEST = (1 << 63) - 1
 _CREATE = """
@@ -107,13 +108,13 @@ def read_ledgers(
             continue
         bins = row.bins
         has_ledger = "seal" in bins
+        wrong = _misshapen(bins) if has_ledger else None
         stats, opening = counts(bins, "stats"), counts(bins, "opening")
-        rev = bins.get("rev", 0) if has_ledger else None
+        rev = bins.get("rev", 0) if has_ledger and not wrong else None
         totals += [(campaign, code, stats[kpi], opening[kpi], rev) for code, kpi in enumerate(KPIS)]
-        if not has_ledger:
-            continue
-        if wrong := _misshapen(bins):
+        if wrong:
             flaws.append(Flaw(campaign, None, wrong, unread=True))
+        if not has_ledger or wrong:
             continue
         for place, held in _places(store, generation, campaign, bins, flaws):
             flaws += into.add(campaign, place, held)
@@ -216,8 +217,8 @@ class _Ledger:
 def _part(campaign: int, place: str, held: Mapping[EventId, Sighting]) -> pa.Table:
     ids = [b"u" + key if type(key) is bytes else b"s" + key.encode() for key in held]  # type: ignore[union-attr]  # a str, or what raises
     codes, seconds, partitions, positions = zip(*held.values(), strict=True)
-    if not _CODES.issuperset(codes):
-        raise ValueError("a code of no KPI")
+    if not _CODES.issuperset(codes) or any(type(key) is bytes and len(key) != UUID_BYTES for key in held):
+        raise ValueError("a code of no KPI, or an id that is none")
     columns = [
         pa.repeat(campaign, len(ids)),
         pa.array(ids, pa.binary()),
@@ -232,7 +233,7 @@ def _part(campaign: int, place: str, held: Mapping[EventId, Sighting]) -> pa.Tab
 
 def _is_entry(event_id: object, sighting: object) -> bool:
     return (
-        isinstance(event_id, bytes | str)
+        (isinstance(event_id, str) or (isinstance(event_id, bytes) and len(event_id) == UUID_BYTES))
         and isinstance(sighting, list)
         and len(sighting) == 4
         and all(_is_whole(each) and 0 <= each <= _BIGGEST for each in sighting)
@@ -305,6 +306,6 @@ def insert(
 
 
 def _inserted(database: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
-    database.register("held", rows)
-    database.execute(f"INSERT INTO {table} BY NAME SELECT * FROM held")  # a name of our own
-    database.unregister("held")
+    database.register("arriving", rows)
+    database.execute(f"INSERT INTO {table} BY NAME SELECT * FROM arriving")
+    database.unregister("arriving")

@@ -3,14 +3,17 @@
 Nothing is shared with decode, fold and ledger; only the log that both read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import duckdb
 import pyarrow as pa  # type: ignore[import-untyped]  # no hints
 
-from projector.audit.contract import Table, canonical, packed
+from projector.audit.contract import canonical, packed
+from projector.audit.readers import READERS, SCHEMA, Readers
 from projector.errors import OffsetsGone
-from projector.log import Log, Record
+from projector.log import Log
 
 __all__ = ["canonical", "packed", "recount"]
 
@@ -18,18 +21,9 @@ ROWS = 122_880
 """Rows that are inserted at once: one row group of DuckDB's."""
 ROW_BYTES = 64 << 20
 """Bytes that such rows may take before they are inserted, however few they are."""
+READERS_FROM = 300_000
+"""Offsets from which on it is worth a second to start the readers."""
 
-_SCHEMA = pa.schema(
-    [
-        ("partition", pa.int32()),
-        ("position", pa.int64()),
-        ("timestamp_ms", pa.int64()),
-        ("id", pa.binary()),
-        ("code", pa.uint8()),
-        ("tag", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
 _CREATE = """
 CREATE TABLE topic (
     partition INTEGER, position BIGINT, second BIGINT, id BLOB, code UTINYINT, tag VARCHAR, reason VARCHAR)
@@ -66,40 +60,60 @@ def recount(
     heads = log.heads(topic)
     positions = {partition: min(start.get(partition, heads.get(partition, 0)), until[partition]) for partition in until}
     todo = {partition for partition in until if positions[partition] < until[partition]}
-    judge = Table(source_set).judge
-    batches: list[pa.RecordBatch] = []
-    pages = log.read(topic, ends | {partition: positions[partition] for partition in todo}) if todo else ()
-    for page in pages:
-        last = {record.partition: record.offset for record in page}
-        if any(offset >= until.get(partition, 0) for partition, offset in last.items()):
-            page = [record for record in page if record.offset < until.get(record.partition, 0)]
-        if page:
-            batches.append(_batch(page, judge))
-        if sum(batch.num_rows for batch in batches) >= ROWS or sum(batch.nbytes for batch in batches) >= ROW_BYTES:
-            _insert(database, batches)
-            batches = []
-        for partition in last.keys() & todo:
-            reached = min(last[partition] + 1, until[partition])
-            advance(reached - positions[partition])
-            positions[partition] = reached
-            if reached == until[partition]:
-                todo.remove(partition)
-        if not todo:
-            break
-    _insert(database, batches)
-    advance(sum(until[partition] - positions[partition] for partition in todo))
+    if not todo:
+        return
+    remaining = sum(until[partition] - positions[partition] for partition in todo)
+    pages = log.read(topic, ends | {partition: positions[partition] for partition in todo})
+    rows = _Rows(database)
+    with _no_collection(), Readers(source_set, READERS if remaining >= READERS_FROM else 0) as readers:
+        for page in pages:
+            last = {record.partition: record.offset for record in page}
+            if any(offset >= until.get(partition, 0) for partition, offset in last.items()):
+                page = [record for record in page if record.offset < until.get(record.partition, 0)]
+            if page and (batch := readers.judge(page)):
+                rows.add(batch)
+            for partition in last.keys() & todo:
+                reached = min(last[partition] + 1, until[partition])
+                advance(reached - positions[partition])
+                remaining -= reached - positions[partition]
+                positions[partition] = reached
+                if reached == until[partition]:
+                    todo.remove(partition)
+            if not todo:
+                break
+        for batch in readers.rest():
+            rows.add(batch)
+    rows.insert()
+    advance(remaining)
 
 
-def _batch(records: Sequence[Record], judge: Callable[[bytes | None], tuple[object, ...]]) -> pa.RecordBatch:
-    partitions, offsets, timestamps, values, _, _ = zip(*records, strict=True)
-    said = zip(*map(judge, values), strict=True)
-    columns = (partitions, offsets, timestamps, *said)
-    return pa.record_batch(
-        [pa.array(column, each.type) for column, each in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
-    )
+class _Rows:
+    """Rows on their way into the table, many at a time."""
+
+    def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
+        self._database = database
+        self._batches: list[pa.RecordBatch] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        self._batches.append(batch)
+        count = sum(each.num_rows for each in self._batches)
+        if count >= ROWS or sum(each.nbytes for each in self._batches) >= ROW_BYTES:
+            self.insert()
+
+    def insert(self) -> None:
+        self._database.register("recounted", pa.Table.from_batches(self._batches, SCHEMA))
+        self._database.execute(_INSERT)
+        self._database.unregister("recounted")
+        self._batches = []
 
 
-def _insert(database: duckdb.DuckDBPyConnection, batches: Sequence[pa.RecordBatch]) -> None:
-    database.register("recounted", pa.Table.from_batches(batches, _SCHEMA))
-    database.execute(_INSERT)
-    database.unregister("recounted")
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Nothing here goes in circles, and looking for circles among so many records takes a fifth of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

@@ -109,7 +109,7 @@ class Audit:
             LEFT JOIN (
                 SELECT campaign, code, count(*) AS n FROM findings WHERE class = 'finding' GROUP BY campaign, code)
             USING (campaign, code) {wanted} ORDER BY campaign, code
-            """  # text of our own
+            """
         for campaign, code, *values in _rows(self.database, statement):
             yield Cell(campaign, KPIS[code], *values)
 
@@ -139,7 +139,7 @@ class Audit:
         statement = f"""
             SELECT {_FINDING} FROM findings WHERE class = ? AND kind = coalesce(?, kind) AND (campaign = ? OR ? IS NULL)
             ORDER BY list_position(?, kind), campaign, code, partition, position LIMIT ?
-            """  # text of our own
+            """
         order = [each.value for each in Kind]
         for name, remedy, detail, named, code, packed, *rest in _rows(
             self.database, statement, [of, kind.value if kind else None, campaign, campaign, order, limit]

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from projector.audit.contract import NESTING_MAX, Table
 from projector.audit.recount import canonical, packed, recount
 from projector.backends.embedded_log import EmbeddedLog
-from projector.errors import OffsetsGone
+from projector.errors import OffsetsGone, Retryable
 from projector.log import Log, Message, Record
 from tests.fault.memory_log import MemoryLog
 
@@ -407,7 +408,7 @@ def test_a_topic_becomes_a_table(database: duckdb.DuckDBPyConnection, tmp_path: 
 
 def test_the_columns_are_those_that_the_audit_asks(database: duckdb.DuckDBPyConnection) -> None:
     """Names and types, also where there was nothing to read."""
-    assert counted(database, memory_log(0), {}, {0: 0}) == ([], [0])
+    assert counted(database, memory_log(0), {}, {0: 0}) == ([], [])
     assert database.execute("SELECT column_name, column_type FROM (DESCRIBE topic)").fetchall() == [
         ("partition", "INTEGER"),
         ("position", "BIGINT"),
@@ -517,3 +518,54 @@ def test_what_retention_took_since_is_not_left_out_in_silence(
     with pytest.raises(OffsetsGone):
         counted(database, log, {0: 1}, {0: 5})
     log.close()
+
+
+def test_other_processes_read_alike(database: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two readers beside this process make the very table that it makes by itself: every row at its own position."""
+    values = [text.encode() if isinstance(text, str) else text for texts in REJECTED.values() for text in texts]
+    values += [event(number) for number in range(300)]
+    random.Random(1).shuffle(values)
+    log: Any = ListLog(values, 7)
+    recount(database, log, "in", source_set="events", start={}, until=log.ends("in"), advance=lambda _: None)
+    alone = rows(database)
+    assert [row[6] for row in alone] == [Table("events").judge(value)[3] for value in values]
+    database.execute("DROP TABLE topic")
+    monkeypatch.setattr("projector.audit.recount.READERS_FROM", 1)
+    monkeypatch.setattr("projector.audit.recount.READERS", 2)
+    recount(database, log, "in", source_set="events", start={}, until=log.ends("in"), advance=lambda _: None)
+    assert rows(database) == alone
+    assert not active_children()
+
+
+class ListLog:
+    """Hands out values as the records of one partition, in pages."""
+
+    def __init__(self, values: Sequence[bytes | None], page: int) -> None:
+        self.values = values
+        self.page = page
+
+    def heads(self, topic: str) -> dict[int, int]:  # noqa: ARG002  # the port's
+        return {0: 0}
+
+    def ends(self, topic: str) -> dict[int, int]:  # noqa: ARG002  # the port's
+        return {0: len(self.values)}
+
+    def read(self, topic: str, start: dict[int, int]) -> Iterator[list[Record]]:  # noqa: ARG002  # the port's
+        records = [Record(0, offset, 0, value) for offset, value in enumerate(self.values)]
+        for first in range(0, len(records), self.page):
+            yield records[first : first + self.page]
+
+
+def test_a_reader_that_dies_ends_the_recount(
+    database: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was to read is never left out in silence; no process stays behind."""
+    monkeypatch.setattr("projector.audit.recount.READERS_FROM", 1)
+    log: Any = ListLog([event(number) for number in range(200)], 10)
+
+    def kill_one(_: int) -> None:
+        active_children()[0].kill()
+
+    with pytest.raises(Retryable, match="killed"):
+        recount(database, log, "in", source_set="events", start={}, until={0: 200}, advance=kill_one)
+    assert not active_children()
