@@ -347,6 +347,10 @@ def page_lost_and_the_topic_with_it(site: Scene) -> None:
     site.log.delete_before(site.config.input_topic, {0: 50, 1: 50, 2: 50})
 
 
+def row_misshapen(site: Scene) -> None:
+    site.put(1, sealed=7)
+
+
 REFUSED = [
     foreign_id,
     id_in_two_places,
@@ -355,5 +359,6 @@ REFUSED = [
     two_pages_dropped,
     chain_altered,
     page_lost_and_the_topic_with_it,
+    row_misshapen,
 ]
 """What the rebuild alone mends."""

@@ -129,7 +129,7 @@ class Planner:
         holds, or cannot be restored; `Retryable`.
         """
         committed = self._committed()
-        damaged = {each.campaign for each in self._audited.findings(Kind.DAMAGED) if each.campaign is not None}
+        damaged = self._damaged()
         for campaign in sorted(damaged):
             self._restorations[campaign] = self._restore(campaign)
         self._refuse()
@@ -228,6 +228,14 @@ class Planner:
 
     # --- what cannot be mended
 
+    def _damaged(self) -> set[int]:
+        """The campaigns whose pages are to be restored."""
+        by_remedy: dict[Remedy, set[int]] = {remedy: set() for remedy in Remedy}
+        for finding in self._audited.findings(Kind.DAMAGED):
+            if finding.campaign is not None:
+                by_remedy[finding.remedy].add(finding.campaign)
+        return by_remedy[Remedy.REPAIR] - by_remedy[Remedy.REBUILD]
+
     def _restore(self, campaign: int) -> Restoration:
         return restore(
             self._store,
@@ -277,11 +285,16 @@ class Planner:
         return found
 
     def _committed(self) -> dict[int, Offset]:
-        """The checkpoint of the generation, which must be the audit's. Raises `Refused`."""
+        """The checkpoint of the generation, which must be the audit's, and in the topic. Raises `Refused`."""
         found = patiently(lambda: self._log.checkpoint(self._generation.group, self._config.input_topic))
         for partition, until in self._audited.checkpoint.items():
-            head = self._audited.heads.get(partition, 0)
-            if until != max(head, found[partition].offset if partition in found else 0):
+            offset = found[partition].offset if partition in found else 0
+            if (head := self._audited.heads.get(partition, 0)) > offset:
+                raise Refused(
+                    f"partition {partition}: the topic begins at offset {head}, past the checkpoint, {offset}: "
+                    "projector run --accept-head goes on there"
+                )
+            if until != offset:
                 raise Refused("the checkpoint has moved since the audit: stop the workers first, and run it again")
         return found
 
