@@ -7,7 +7,7 @@ Killed at any moment and run again, it ends the same: ids that are there add not
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -58,8 +58,11 @@ def carry(
     advance: Callable[[int], None] = lambda _: None,
     clock: Clock = time,
     patience_s: float = 20.0,
+    campaigns: Collection[int] | None = None,
 ) -> dict[int, int]:
     """Carry over what is gone; answers per partition how many ids are carried in all. `advance` hears of ids read.
+
+    `campaigns`: of these alone, as a scratch generation counts them (None: of all).
 
     No worker of the rebuilt generation may run. Raises `Refused` where one does, or where a campaign may not count;
     `LedgerDamaged` where the live ledger cannot be read whole; `Misconfigured`, `RowTooBig`, `Retryable`.
@@ -68,7 +71,7 @@ def carry(
     seat = Seat(log, rebuilt.group, config.input_topic, SLOT, patience, clock)
     if others := seat.others():
         raise Refused(f"generation {rebuilt.number} has workers, {', '.join(others)}: stop them first")
-    carrier = _Carrier(seat, store, config, rebuilt, patience, clock)
+    carrier = _Carrier(seat, store, config, rebuilt, campaigns, patience, clock)
     for _ in range(ATTEMPTS):
         parts = patience(lambda: gone(log, config, rebuilt))
         if not parts:
@@ -85,20 +88,29 @@ class _Carrier:
     """Applies, and commits as a member of the group."""
 
     def __init__(
-        self, seat: Seat, store: Store, config: Config, rebuilt: Generation, patience: Patience, clock: Clock
+        self,
+        seat: Seat,
+        store: Store,
+        config: Config,
+        rebuilt: Generation,
+        campaigns: Collection[int] | None,
+        patience: Patience,
+        clock: Clock,
     ) -> None:
         self._seat = seat
         self._store = store
         self._rebuilt = rebuilt
+        self._only = campaigns
         self._patience = patience
         self._amendment = Amendment(store, config, rebuilt, patience, clock)
 
     def carry(self, live: Generation, parts: Sequence[Gone], advance: Callable[[int], None]) -> None:
         """One attempt; the checkpoint tells whether it has succeeded. Raises `Forgotten`."""
         self._amendment.renew()
-        for campaign, reason in take_over_all(self._store, live.campaigns, self._rebuilt.campaigns).items():
-            self._amendment.settle()
-            raise Refused(f"campaign {campaign}, of generation {live.number}: {reason}: create or adopt it first")
+        if self._only is None:
+            for campaign, reason in take_over_all(self._store, live.campaigns, self._rebuilt.campaigns).items():
+                self._amendment.settle()
+                raise Refused(f"campaign {campaign}, of generation {live.number}: {reason}: create or adopt it first")
         changes: dict[int, Change] = {}
         held = 0
         for campaign, event_id, sighting in self._before_heads(live, parts, advance):
@@ -118,7 +130,9 @@ class _Carrier:
         """The ids of a generation at positions that are gone."""
         limits = {part.partition: range(part.first, part.head) for part in parts}
         nowhere = range(0)
-        for campaign, row in read_rows(self._store, generation, ledgers(self._store, generation)):
+        found = ledgers(self._store, generation)
+        wanted = found if self._only is None else [campaign for campaign in found if campaign in self._only]
+        for campaign, row in read_rows(self._store, generation, wanted):
             if row is None:
                 continue
             walk = Walk(self._store, generation, campaign, row.bins)

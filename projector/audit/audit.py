@@ -29,7 +29,7 @@ from projector.event import KPIS
 from projector.generation import Generation
 from projector.log import Log, Offset
 from projector.patience import patiently
-from projector.pointer import settled_pointer
+from projector.pointer import PointerRow
 from projector.settling import settle_seconds
 from projector.store import Store
 
@@ -106,9 +106,9 @@ class _Run:
         self._progress = progress
         self._clock = clock
         settle_s = patiently(lambda: settle_seconds(store, config.settle_ms, allow_volatile_store=True))
-        self._settle_ms = round(settle_s * 1000)
+        self._pointer_row = PointerRow(store, settle_s)
         self._published_wait_s = settle_s + published_wait_s
-        self._pointer = settled_pointer(store, self._settle_ms)
+        self._pointer = self._pointer_row.settled()
         topic = patiently(lambda: log.topic(config.input_topic))
         if topic is None or topic.id != self._pointer.topic_id:
             raise Misconfigured(
@@ -223,7 +223,7 @@ class _Run:
         totals = publication.feed.totals
         values = [(c, code, totals[c, KPIS[code]].value) for c, code in snapshots if (c, KPIS[code]) in totals]
         insert(self._database, "published", _PUBLISHED, values)
-        after = settled_pointer(self._store, self._settle_ms)
+        after = self._pointer_row.settled()
         if (after.live, after.epoch) != (self._pointer.live, self._pointer.epoch):
             self._skipped.append("what was published: another generation or epoch began meanwhile")
             return

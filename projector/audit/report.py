@@ -51,7 +51,7 @@ class Bar(NamedTuple):
     x: float
     width: float
     topic: float
-    """Height."""
+    """Height; of the larger of both where they differ, so that it is seen."""
     ledger: float
     """Height."""
     differs: bool
@@ -162,7 +162,7 @@ def _chart(audit: Audit, code: int, kpi: str) -> Chart:
         Bar(
             x=(began - starts[0]) / span * WIDTH,
             width=step / span * WIDTH,
-            topic=topic / most * HEIGHT if most else 0.0,
+            topic=max(topic, ledger) / most * HEIGHT if most else 0.0,
             ledger=ledger / most * HEIGHT if most else 0.0,
             differs=topic != ledger,
             told=f"{_moment(began)}: {topic:,} in the topic, {ledger:,} in the ledger",

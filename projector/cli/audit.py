@@ -15,6 +15,7 @@ import typer
 from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json, progress
 from projector.cli.generations import offsets
 from projector.cli.history import show_history
+from projector.cli.limits import limits_of
 from projector.errors import Misconfigured, Refused
 
 if TYPE_CHECKING:
@@ -76,7 +77,6 @@ def audit_command(
     from projector.audit.audit import audit
     from projector.audit.database import open_database
     from projector.backends import open_log, open_store
-    from projector.cli.rebuild import limits_of
     from projector.repair.journal import history as repairs
 
     config = configured(config_file, settings)
@@ -89,7 +89,7 @@ def audit_command(
     with ExitStack() as stack:
         log = stack.enter_context(closing(open_log(config)))
         store = stack.enter_context(closing(open_store(config)))
-        limits = None if until is None else limits_of(log, config, until)
+        limits = None if until is None else limits_of(log, config.input_topic, until)
         chosen, scope = _chosen(store, config, generation, campaign)
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="projector-audit-"))
         database = stack.enter_context(closing(open_database(Path(directory), memory - OVERHEAD_MIB)))

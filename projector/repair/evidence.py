@@ -9,7 +9,7 @@ from itertools import islice
 from typing import NamedTuple
 
 import duckdb
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped]  # no hints
 
 from projector.fold import EventId, Sighting
 from projector.repair.restoration import Candidates

@@ -104,12 +104,14 @@ def test_beside_a_worker_what_it_counts_meanwhile_is_excused(site: Site, monkeyp
     site.simulate(200, seed_number=9)
     worker = site.worker()
     worker.join()
-    read = site.store.scan
+    scan = site.store.scan
 
     def applying(*arguments: object, **named: object) -> Iterator[object]:
-        for _ in range(3):
-            worker.turn()
-        yield from read(*arguments, **named)  # type: ignore[arg-type]  # passed on
+        with monkeypatch.context() as unpatched:
+            unpatched.setattr(site.store, "scan", scan)
+            for _ in range(3):
+                worker.turn()
+        yield from scan(*arguments, **named)  # type: ignore[arg-type]  # passed on
 
     monkeypatch.setattr(site.store, "scan", applying)
     with site.audited(published_wait_s=0.0) as audit:

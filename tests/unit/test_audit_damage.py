@@ -67,6 +67,33 @@ def test_an_id_removed(site: Site) -> None:
     assert found[Kind.BALANCE][0].partition == partition
 
 
+def test_over_time_both_sides_differ_where_ids_do(site: Site) -> None:
+    """The parts of the series add up to the cells; an id that is missing is missing at its own time."""
+    seen = site.row(1)["seen"]
+    event_id, (code, second, *_) = some_id(seen, "impressions")
+    site.put(1, seen=without(seen, event_id))
+    with site.audited() as audit:
+        cells = list(audit.cells())
+        for number, kpi in enumerate(KPIS):
+            series = audit.series(number, 7)
+            assert 1 < len(series) <= 7
+            assert sum(topic for _, topic, _ in series) == sum(cell.topic for cell in cells if cell.kpi == kpi)
+            assert sum(ledger for *_, ledger in series) == sum(cell.ledger for cell in cells if cell.kpi == kpi)
+            off = [began for began, topic, ledger in series if topic != ledger]
+            assert off == ([max(began for began, *_ in series if began <= second)] if number == code else [])
+
+
+def test_findings_of_one_kind_and_so_many(site: Site) -> None:
+    """They are read as they are asked for."""
+    site.put(1, seen={})
+    with site.audited() as audit:
+        assert audit.counts[Kind.MISSING] == len(list(audit.findings(Kind.MISSING))) > 3
+        assert len(list(audit.findings(Kind.MISSING, 2))) == 2
+        assert {each.kind for each in audit.findings(limit=2)} == {Kind.MISSING}
+        assert list(audit.findings(Kind.TWICE)) == []
+        assert Remedy.REPAIR in audit.remedies
+
+
 def test_an_id_and_its_count_removed(site: Site) -> None:
     """So that the row adds up by itself: only the topic and the balance can tell, and what was published."""
     seen = site.row(1)["seen"]
