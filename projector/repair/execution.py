@@ -78,6 +78,8 @@ class Execution:
         self._patience = Patience(patience_s, sleep=clock.sleep)
         self._amendment = Amendment(store, config, plan.generation, self._patience, clock)
         self._seat = _seat(log, config, plan.generation, self._patience, clock)
+        self._before: dict[int, dict[str, Any]] = {}
+        """`stats` and `rev` of the plan's rows when the first attempt began."""
 
     def run(self, who: str, reason: str, advance: Callable[[int], None] = lambda _: None) -> list[dict[str, Any]]:
         """Do it; what was done, with before and after of each change. `advance` hears of ids counted and read.
@@ -133,6 +135,7 @@ class Execution:
     def _mend(self, advance: Callable[[int], None]) -> list[dict[str, Any]]:
         """One attempt. Raises `Forgotten`, `Fenced`: then it is done again from the beginning."""
         plan = self._plan
+        self._before = before = self._before or self._rows(plan.rows)
         done: list[dict[str, Any]] = []
         for restoration in plan.restorations.values():
             for page, missing in restoration.pages:
@@ -142,7 +145,6 @@ class Execution:
         counted = self._count(advance)
         done += [{"what": "ids", "campaign": campaign, "counted": ids} for campaign, ids in counted.items()]
         held = self._planner.evidence.counted(without=plan.rows)
-        before = self._rows(plan.rows)
         for campaign in plan.rows:
             content = foot(self._store, self._generation, campaign, plan.checkpoint, self._patience, advance)
             held.update(content.below)

@@ -56,7 +56,7 @@ def test_what_the_audit_names_is_mended(site: Scene, damage: Callable[[Scene], N
     with site.audited() as audit:
         assert {kind for kind, count in audit.counts.items() if count} == MENDED[damage]
         assert {each.remedy for each in audit.findings()} == {Remedy.REPAIR}
-        before = dumped(site)
+        before, stats = dumped(site), {campaign: site.row(campaign)["stats"] for campaign in site.truth}
         planner = Planner(audit, site.log, site.store, site.config)
         plan = planner.plan()
         assert not plan.empty
@@ -66,7 +66,14 @@ def test_what_the_audit_names_is_mended(site: Scene, damage: Callable[[Scene], N
     (told,) = history(site.store)
     assert told.ended
     assert told.outcomes == done
-    assert told.intents
+    for intended in (each for each in told.intents if each["what"] == "row"):
+        assert (intended["before"], intended["after"]) == (
+            stats[intended["campaign"]],
+            site.truth[intended["campaign"]],
+        )
+    for change in (each for each in done if each["what"] == "row"):
+        assert change["before"]["stats"] == stats[change["campaign"]]
+        assert change["after"]["stats"] == site.truth[change["campaign"]]
 
 
 def test_what_is_clean_is_left_alone(site: Scene) -> None:
