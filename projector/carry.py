@@ -12,28 +12,23 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from projector.adoption import take_over_all
+from projector.amendment import Amendment, Forgotten
 from projector.archive import Walk, places, read_rows
 from projector.balance import Totals, parse_totals
-from projector.batch import Batch
-from projector.chain import Chains
 from projector.clock import Clock
 from projector.config import Config
 from projector.errors import Fenced, LedgerDamaged, Refused, Retryable
 from projector.fold import Change, EventId, Sighting
 from projector.footing import ledgers
 from projector.generation import Generation
-from projector.ledger import Ledger, row_bound
-from projector.log import Listener, Log, Member, Offset
+from projector.log import Log, Member, Offset
 from projector.patience import Patience
-from projector.settling import Settling, settle_seconds
+from projector.seat import Seat
 from projector.store import Store
 
 SLOT = "carry"
 IDS_PER_APPLY = 10_000
 ATTEMPTS = 10
-JOIN_S = 90.0
-SETTLE_S = 20.0
-PAUSE_S = 0.02
 
 
 class Gone(NamedTuple):
@@ -73,33 +68,28 @@ def carry(
     `LedgerDamaged` where the live ledger cannot be read whole; `Misconfigured`, `RowTooBig`, `Retryable`.
     """
     patience = Patience(patience_s, sleep=clock.sleep)
-    seat = f"{rebuilt.group}-{SLOT}"
-    if others := set(patience(lambda: log.members(rebuilt.group))) - {seat}:
-        raise Refused(f"generation {rebuilt.number} has workers, {', '.join(sorted(others))}: stop them first")
-    carrier = _Carrier(log, store, config, rebuilt, campaigns, patience, clock)
+    seat = Seat(log, rebuilt.group, config.input_topic, SLOT, patience, clock)
+    if others := seat.others():
+        raise Refused(f"generation {rebuilt.number} has workers, {', '.join(others)}: stop them first")
+    carrier = _Carrier(seat, store, config, rebuilt, campaigns, patience, clock)
     for _ in range(ATTEMPTS):
         parts = patience(lambda: gone(log, config, rebuilt))
         if not parts:
-            if seat in patience(lambda: log.members(rebuilt.group)):
-                carrier.leave()
+            seat.leave()
             committed = patience(lambda: log.checkpoint(rebuilt.group, config.input_topic))
             totals = {partition: parse_totals(each.metadata) for partition, each in committed.items()}
             return {partition: each.carried for partition, each in totals.items() if each is not None}
-        with suppress(_ForgottenError):
+        with suppress(Forgotten):
             carrier.carry(live, parts, advance)
     raise Retryable("the head of the topic moves, or the store restarts, faster than ids can be carried over")
 
 
-class _ForgottenError(Retryable):
-    """Carry again."""
-
-
-class _Carrier(Listener):
-    """Applies, and commits as a member of the group. A listener that never reads a record."""
+class _Carrier:
+    """Applies, and commits as a member of the group."""
 
     def __init__(
         self,
-        log: Log,
+        seat: Seat,
         store: Store,
         config: Config,
         rebuilt: Generation,
@@ -107,29 +97,19 @@ class _Carrier(Listener):
         patience: Patience,
         clock: Clock,
     ) -> None:
-        self._log = log
+        self._seat = seat
         self._store = store
-        self._config = config
         self._rebuilt = rebuilt
         self._only = campaigns
         self._patience = patience
-        self._clock = clock
-        settle_s = patience(lambda: settle_seconds(store, config.settle_ms, config.allow_volatile_store))
-        self._settling = Settling(store, settle_s, patience, clock.monotonic)
-        chains = Chains(
-            store, rebuilt, patience, self._settling, clock.monotonic, config.page_ids, config.index_mib_max << 20
-        )
-        row_bytes_max = row_bound(store, config.row_bytes_max)
-        self._ledger = Ledger(store, chains, rebuilt.pages, patience, row_bytes_max, clock.sleep)
-        self._starts: dict[int, int] = {}
+        self._amendment = Amendment(store, config, rebuilt, patience, clock)
 
     def carry(self, live: Generation, parts: Sequence[Gone], advance: Callable[[int], None]) -> None:
-        """One attempt; the checkpoint tells whether it has succeeded. Raises `_ForgottenError`."""
-        self._settling.renew()
-        self._ledger.forget()
+        """One attempt; the checkpoint tells whether it has succeeded. Raises `Forgotten`."""
+        self._amendment.renew()
         if self._only is None:
             for campaign, reason in take_over_all(self._store, live.campaigns, self._rebuilt.campaigns).items():
-                self._settle()
+                self._amendment.settle()
                 raise Refused(f"campaign {campaign}, of generation {live.number}: {reason}: create or adopt it first")
         changes: dict[int, Change] = {}
         held = 0
@@ -137,11 +117,11 @@ class _Carrier(Listener):
             changes.setdefault(campaign, Change()).ids[event_id] = sighting
             held += 1
             if held == IDS_PER_APPLY:
-                self._apply(changes)
+                self._amendment.apply(changes)
                 changes, held = {}, 0
-        self._apply(changes)
+        self._amendment.apply(changes)
         counted = Counter(sighting[2] for _, _, sighting in self._before_heads(self._rebuilt, parts, lambda _: None))
-        self._settle()
+        self._amendment.settle()
         self._commit(parts, counted)
 
     def _before_heads(
@@ -162,53 +142,15 @@ class _Carrier(Listener):
                         yield campaign, event_id, sighting
                 advance(len(place))
             if walk.flaws:
-                self._settle()
+                self._amendment.settle()
                 raise LedgerDamaged(f"generation {generation.number}, campaign {campaign}: {walk.flaws[0]}")
 
-    def _apply(self, changes: Mapping[int, Change]) -> None:
-        for campaign, judgement in self._ledger.apply(changes).items():
-            if judgement.reason:
-                self._settle()
-                raise Refused(f"campaign {campaign}: {judgement.reason}: create or adopt it first")
-
-    def _settle(self) -> None:
-        """Wait until the store can no longer forget what was applied and read: before that nothing rests on it.
-
-        Raises `_ForgottenError` if it may have forgotten.
-        """
-        batch = Batch({}, self._clock.monotonic())
-        deadline = self._clock.monotonic() + self._settling.settle_ms / 1000 + SETTLE_S
-        while (settled := self._settling.settled([batch])) == 0:
-            if self._clock.monotonic() > deadline:
-                raise Retryable("the store does not settle: its device does not keep up with the writes")
-            self._clock.sleep(PAUSE_S)
-        if settled is None:
-            raise _ForgottenError("the store was restarted and may have forgotten")
-
-    # --- the checkpoint at the heads
-
     def _commit(self, parts: Sequence[Gone], counted: Mapping[int, int]) -> None:
-        self._starts = self._patience(lambda: self._log.heads(self._config.input_topic))
-        member = self._join()
-        try:
-            with suppress(Fenced):  # not known to be committed: the checkpoint tells
-                self._await(member, {part.partition for part in parts})
-                offsets = self._offsets(member, parts, counted)
-                if offsets:
-                    member.commit([], offsets)
-        finally:
-            member.close()
-
-    def leave(self) -> None:
-        """Give up the place in the group that an attempt, or one that was killed, has left."""
-        member = self._join()
-        try:
-            self._patience(member.leave)
-        finally:
-            member.close()
-
-    def _join(self) -> Member:
-        return self._patience(lambda: self._log.join(self._rebuilt.group, self._config.input_topic, SLOT, self))
+        # Fenced: not known to be committed; the checkpoint tells.
+        with suppress(Fenced), self._seat.held([part.partition for part in parts]) as member:
+            offsets = self._offsets(member, parts, counted)
+            if offsets:
+                member.commit([], offsets)
 
     def _offsets(self, member: Member, parts: Sequence[Gone], counted: Mapping[int, int]) -> dict[int, Offset]:
         """The checkpoint at the heads, with what is carried added to its totals; {} if another has moved it."""
@@ -222,21 +164,3 @@ class _Carrier(Listener):
             carried = Totals(carried=counted.get(part.partition, 0))
             offsets[part.partition] = Offset(part.head, totals.plus(carried).metadata() if totals else "")
         return offsets
-
-    def _await(self, member: Member, partitions: set[int]) -> None:
-        member.pause(True)
-        deadline = self._clock.monotonic() + JOIN_S
-        while not partitions <= member.positions().keys():
-            if self._clock.monotonic() > deadline:
-                raise Refused(f"group {self._rebuilt.group} has other members: stop its workers first")
-            member.poll(1, 100)
-
-    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """At the heads; nothing is read."""
-        return {partition: self._starts[partition] for partition in partitions}
-
-    def revoked(self, partitions: Sequence[int]) -> None:
-        """Nothing is in hand."""
-
-    def lost(self, partitions: Sequence[int]) -> None:
-        """Nothing is in hand."""

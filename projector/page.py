@@ -95,8 +95,8 @@ def parsed(campaign: int, seal: int, bins: Mapping[str, Any]) -> Page:
 def damaged(campaign: int, seal: int, what: str) -> LedgerDamaged:
     """The error for a page that is missing, altered or foreign, with the way out."""
     return LedgerDamaged(
-        f"campaign {campaign}: page {seal:016x} {what}: restore it from a backup of the store, "
-        "or: projector rebuild; nothing was committed"
+        f"campaign {campaign}: page {seal:016x} {what}: stop the workers, then: projector repair, "
+        "which restores it from the topic; nothing was committed"
     )
 
 

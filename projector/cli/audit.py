@@ -14,6 +14,7 @@ import typer
 
 from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json, progress
 from projector.cli.generations import offsets
+from projector.cli.history import show_history
 from projector.cli.limits import limits_of
 from projector.errors import Misconfigured, Refused
 
@@ -56,6 +57,9 @@ def audit_command(
     report: Annotated[
         Path | None, typer.Option(help="Also write all of it as one self-contained page.", metavar="FILE.html")
     ] = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="Instead show what repairs were made: who, when, why, what.")
+    ] = False,
     memory: Annotated[
         int,
         typer.Option(
@@ -73,8 +77,14 @@ def audit_command(
     from projector.audit.audit import audit
     from projector.audit.database import open_database
     from projector.backends import open_log, open_store
+    from projector.repair.journal import history as repairs
 
     config = configured(config_file, settings)
+    if history:
+        with closing(open_store(config)) as store:
+            told = repairs(store)
+        show_history(told, as_json)
+        return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the directory below goes away
     with ExitStack() as stack:
         log = stack.enter_context(closing(open_log(config)))
@@ -83,7 +93,7 @@ def audit_command(
         chosen, scope = _chosen(store, config, generation, campaign)
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="projector-audit-"))
         database = stack.enter_context(closing(open_database(Path(directory), memory - OVERHEAD_MIB)))
-        with _parts() as shown:
+        with parts() as shown:
             found = audit(
                 log, store, config, database, generation=chosen, campaigns=scope, until=limits, progress=shown
             )
@@ -120,7 +130,7 @@ def _chosen(
 
 
 @contextmanager
-def _parts() -> "Iterator[Progress]":
+def parts() -> "Iterator[Progress]":
     """A bar for each part of the audit, one after the other."""
     from projector.audit.audit import Progress
 
