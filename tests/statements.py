@@ -2,11 +2,12 @@
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import duckdb
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -18,7 +19,7 @@ from projector.migrate import migrate
 from projector.pointer import settled_pointer
 from projector.projector import Projector
 from projector.statement.creation import create
-from projector.statement.manifest import Manifest
+from projector.statement.manifest import File, Manifest
 from projector.statement.period import Period
 from projector.store import Presence, Put, RowKey, Write
 
@@ -111,3 +112,24 @@ def a_month() -> Sequence[Sent]:
         Sent(number(100), 1, "impression", BEGIN - 1, 0),
         Sent(number(101), 1, "impression", END, 0),
     ]
+
+
+# --- statements that nobody should believe
+
+
+def sign(directory: Path, change: Callable[[Any], None] = lambda _: None, key: Ed25519PrivateKey = KEY) -> None:
+    """A manifest for the files as they are now, changed by `change`, and its signature."""
+    said = json.loads((directory / "manifest.json").read_bytes())
+    said["files"] = {name: File.of(directory / name).model_dump() for name in said["files"]}
+    change(said)
+    content = (json.dumps(said, indent=2, ensure_ascii=False) + "\n").encode()
+    (directory / "manifest.json").write_bytes(content)
+    (directory / "manifest.sig").write_bytes(key.sign(content))
+
+
+def rewrite(directory: Path, name: str, query: str) -> None:
+    """A Parquet file anew: `query` selects from `old`."""
+    old = duckdb.read_parquet(str(directory / name)).to_arrow_table()
+    with duckdb.connect() as database:
+        database.register("old", old)
+        database.execute(f"COPY ({query}) TO '{directory / name}' (FORMAT parquet)")

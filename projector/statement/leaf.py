@@ -1,15 +1,16 @@
 """Leaf: one counted id, what a statement is made of, and how `ids.parquet` holds them all."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow.parquet  # type: ignore[import-untyped]  # no hints
 
 from projector.fold import EventId
 
 COLUMNS = ("campaign", "kpi", "id", "second", "partition", "offset")
+_TYPES = ("int64", "string", "string", "int64", "int32", "int64")
 ROWS_PER_BATCH = 20_000
 
 _UUID = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -56,8 +57,20 @@ def spelt(text: str) -> str:
 
 
 def leaves(path: Path) -> Iterator[Leaf]:
-    """The leaves of an `ids.parquet`, in its order. Raises `pyarrow.ArrowException`, `OSError`, `KeyError`."""
+    """The leaves of an `ids.parquet`, in its order. Raises as `rows` does."""
+    return map(Leaf._make, rows(path, COLUMNS, _TYPES))
+
+
+def rows(path: Path, columns: Sequence[str], types: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a Parquet file that has exactly these columns and no nulls, a batch in memory at a time.
+
+    Raises `ValueError` where it has others, `pyarrow.ArrowException` and `OSError` where it cannot be read.
+    """
     with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS_PER_BATCH, columns=list(COLUMNS)):
-            columns = [batch.column(name).to_pylist() for name in COLUMNS]
-            yield from map(Leaf._make, zip(*columns, strict=True))
+        found = [(field.name, str(field.type)) for field in file.schema_arrow]
+        if found != list(zip(columns, types, strict=True)):
+            raise ValueError(f"{path.name} has the columns {found}")
+        for batch in file.iter_batches(ROWS_PER_BATCH):
+            if any(column.null_count for column in batch.columns):
+                raise ValueError(f"{path.name} has a row with nothing in a column")
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow  # type: ignore[import-untyped]  # no hints
-import pyarrow.parquet  # type: ignore[import-untyped]  # no hints
 
 from projector.errors import Misconfigured, Refused
 from projector.event import KPIS
 from projector.statement.leaf import leaves
+from projector.statement.leaf import rows as parquet_rows
 from projector.statement.manifest import (
     COUNTS_CSV,
     COUNTS_PARQUET,
@@ -27,6 +27,9 @@ from projector.statement.merkle import Tree
 from projector.statement.signature import signed
 
 NOT_SIGNED = "the signature is not that of this manifest by this key: one of the three was changed, or is another's"
+
+_COLUMNS = ("campaign", "name", "kpi", "count")
+_TYPES = ("int64", "string", "string", "int64")
 
 
 class Verification(NamedTuple):
@@ -154,7 +157,7 @@ def _content_failures(statement: Statement) -> Iterator[str]:
         totals[kpi] += count
     if totals != manifest.totals:
         yield f"the totals of {IDS_PARQUET} are not the manifest's"
-    rows = _parquet_rows(statement.directory / COUNTS_PARQUET)
+    rows = list(parquet_rows(statement.directory / COUNTS_PARQUET, _COLUMNS, _TYPES))
     if _csv_rows(statement.directory / COUNTS_CSV) != [tuple(map(str, row)) for row in rows]:
         yield f"{COUNTS_CSV} and {COUNTS_PARQUET} do not say the same"
     campaigns = sorted({campaign for campaign, *_ in rows})
@@ -167,14 +170,9 @@ def _content_failures(statement: Statement) -> Iterator[str]:
         yield f"{COUNTS_PARQUET} does not have the manifest's number of campaigns"
 
 
-def _parquet_rows(path: Path) -> list[tuple[int, str, str, int]]:
-    table = pyarrow.parquet.read_table(path, columns=["campaign", "name", "kpi", "count"])
-    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-
-
 def _csv_rows(path: Path) -> list[tuple[str, ...]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = [tuple(row) for row in csv.reader(file)]
-    if rows[:1] != [("campaign", "name", "kpi", "count")]:
+    if rows[:1] != [_COLUMNS]:
         raise ValueError(f"{path.name} has another head")
     return rows[1:]

@@ -3,11 +3,10 @@
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,11 +14,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from projector.errors import Misconfigured, Refused
 from projector.statement.difference import compared
-from projector.statement.manifest import File, parsed
+from projector.statement.manifest import parsed
 from projector.statement.proof import prove
 from projector.statement.signature import generate, private_key, public_key
 from projector.statement.verification import NOT_SIGNED, verify
-from tests.statements import KEY, PUBLIC, PUBLIC_PEM, Place, a_month, number
+from tests.statements import KEY, PUBLIC, PUBLIC_PEM, Place, a_month, number, rewrite, sign
 
 SMALL = ("counts.csv", "manifest.json", "manifest.sig")
 LARGE = ("counts.parquet", "ids.parquet")
@@ -140,24 +139,6 @@ def test_a_manifest_that_names_another_key(copy: Path) -> None:
 
 
 # --- what a signer made up
-
-
-def sign(directory: Path, change: Callable[[Any], None] = lambda _: None, key: Ed25519PrivateKey = KEY) -> None:
-    """A manifest for the files as they are now, changed by `change`, and its signature."""
-    said = json.loads((directory / "manifest.json").read_bytes())
-    said["files"] = {name: File.of(directory / name).model_dump() for name in said["files"]}
-    change(said)
-    content = (json.dumps(said, indent=2, ensure_ascii=False) + "\n").encode()
-    (directory / "manifest.json").write_bytes(content)
-    (directory / "manifest.sig").write_bytes(key.sign(content))
-
-
-def rewrite(directory: Path, name: str, query: str) -> None:
-    """A Parquet file anew: `query` selects from `old`."""
-    old = duckdb.read_parquet(str(directory / name)).to_arrow_table()
-    with duckdb.connect() as database:
-        database.register("old", old)
-        database.execute(f"COPY ({query}) TO '{directory / name}' (FORMAT parquet)")
 
 
 def test_signing_again_what_is_true(copy: Path) -> None:
