@@ -18,7 +18,7 @@ from projector.rewind import rewind
 from projector.statement.creation import create
 from projector.statement.period import Period
 from projector.statement.verification import verify
-from projector.store import Add, AddEntry, Delete, Put, Read, RowKey, Write
+from projector.store import Add, AddEntry, Delete, Operation, Put, Read, RowKey, Write
 from tests.statements import BEGIN, CAMPAIGNS, END, KEY, NOW_MS, PERIOD, PUBLIC, Place, Sent, a_month, number
 
 
@@ -141,7 +141,7 @@ def test_what_came_before_us_is_not_stated(place: Place, tmp_path: Path) -> None
     """An opening has no ids."""
     place.send(Sent(number(1), 1))
     place.count()
-    opened = [Put("opening", {"impressions": 5}), AddEntry("stats", "impressions", 5)]
+    opened: list[Operation] = [Put("opening", {"impressions": 5}), AddEntry("stats", "impressions", 5)]
     place.store.write([Write(RowKey("campaigns", 1), opened)])
     assert place.state(tmp_path / "january").totals["impressions"] == 1
 
@@ -189,6 +189,36 @@ def test_ids_past_the_checkpoint_are_not_in(place: Place, tmp_path: Path) -> Non
     assert place.state(tmp_path / "part", Period(BEGIN, BEGIN + 5)).leaves == 5
     assert place.state(tmp_path / "six", Period(BEGIN, BEGIN + 6)).leaves == 6
     assert "records of the period are not counted yet" in refused(place, tmp_path / "s", Period(BEGIN, BEGIN + 7))
+
+
+def test_beside_a_live_projector(place: Place, tmp_path: Path) -> None:
+    """What is counted while the ledger is read is past the checkpoint: the statement is that of its beginning."""
+    place.send(*a_month())
+    place.count()
+    before = place.state(tmp_path / "before")
+    more = iter([Sent(number(n), (1, 2, 3, 4)[n % 4], "click", BEGIN + n, n % 2) for n in range(800, 840)])
+
+    def happens(_: int) -> None:
+        place.send(*(event for event, _ in zip(more, range(5), strict=False)))
+        place.count()
+
+    args = (place.log, place.store, place.config, PERIOD, KEY)
+    manifest = create(*args, tmp_path / "s", happens, lambda: NOW_MS)
+    assert (manifest.root, manifest.checkpoint) == (before.root, before.checkpoint)
+    assert place.state(tmp_path / "after").leaves > before.leaves
+
+
+def test_what_was_carried_is_in(place: Place, tmp_path: Path) -> None:
+    """By a rebuild or a repair: committed as `carried`, in the ledger at its position."""
+    place.send(*a_month())
+    place.count()
+    before = place.state(tmp_path / "before")
+    committed = place.log.checkpoint("projector", "edge-to-core")[0]
+    totals = json.loads(committed.metadata)
+    totals |= {"carried": 1, "counted": totals["counted"] - 1}
+    metadata = json.dumps(totals, separators=(",", ":"))
+    place.log.set_checkpoint("projector", "edge-to-core", {0: Offset(committed.offset, metadata)})
+    assert place.state(tmp_path / "after").root == before.root
 
 
 def test_totals_that_nobody_knows(place: Place, tmp_path: Path) -> None:
@@ -299,7 +329,8 @@ def _twice(place: Place) -> None:
     assert page is not None
     assert row is not None
     event_id, sighting = next(iter(page.bins["ids"].items()))
-    changes = [Put("seen", row.bins["seen"] | {event_id: sighting}), AddEntry("stats", KPIS[sighting[0]], 1)]
+    seen = row.bins["seen"] | {event_id: sighting}
+    changes: list[Operation] = [Put("seen", seen), AddEntry("stats", KPIS[sighting[0]], 1)]
     place.store.write([Write(RowKey("campaigns", 1), changes)])
 
 
