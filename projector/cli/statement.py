@@ -195,11 +195,12 @@ def keygen_command(
 
 def _print_manifest(manifest: "Manifest") -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("KPI", "counted", box=None, pad_edge=False)
     table.columns[1].justify = "right"
     for kpi, total in manifest.totals.items():
-        table.add_row(kpi, f"{total:,}")
+        table.add_row(Text(_printable(kpi)), f"{total:,}")
     table.add_row("all", f"{manifest.leaves:,}")
     console().print(table)
     checkpoint = " ".join(f"{partition}:{offset}" for partition, offset in manifest.checkpoint.items())
@@ -233,12 +234,13 @@ def _print_comparison(comparison: "Comparison", counts: "dict[Change, int]") -> 
     cells = comparison.cells()
     if cells:
         from rich.table import Table
+        from rich.text import Text
 
         table = Table("campaign", "KPI", "before", "after", "came", "went", box=None, pad_edge=False)
         for column in table.columns[2:]:
             column.justify = "right"
         for cell in cells:
-            table.add_row(str(cell.campaign), _printable(cell.kpi), *(f"{value:,}" for value in cell[2:]))
+            table.add_row(str(cell.campaign), Text(_printable(cell.kpi)), *(f"{value:,}" for value in cell[2:]))
         console().print(table)
     manifest = comparison.first.manifest
     said = ", ".join(f"{count:,} {change.value}" for change, count in counts.items())

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
+import pyarrow  # type: ignore[import-untyped]  # no hints
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from projector.audit.database import open_database
@@ -103,9 +104,10 @@ def _list_campaigns(store: Store, generation: Generation, database: duckdb.DuckD
     """The campaigns that have a ledger; also as table `campaigns`."""
     found = ledgers(store, generation)
     names = {each.campaign: each.name for each in patiently(lambda: campaigns(store, generation))}
-    database.execute("CREATE TABLE campaigns (campaign BIGINT, name VARCHAR)")
-    if found:
-        database.executemany("INSERT INTO campaigns VALUES (?, ?)", [(each, names.get(each, "")) for each in found])
+    columns = {"campaign": pyarrow.array(found, "int64"), "name": [names.get(each, "") for each in found]}
+    database.register("found", pyarrow.table(columns))
+    database.execute("CREATE TABLE campaigns AS SELECT campaign, name::VARCHAR AS name FROM found")
+    database.unregister("found")
     return found
 
 

@@ -106,8 +106,8 @@ class _Table:
         codes, seconds, partitions, offsets = sightings[rows].T
         part = {
             "campaign": np.full(len(rows), campaign, np.int64),
-            "kpi": [KPIS[code] for code in codes],
-            "id": [canonical(ids[row]) for row in rows],
+            "kpi": [KPIS[code] for code in codes.tolist()],
+            "id": [canonical(ids[row]) for row in rows.tolist()],
             "second": np.ascontiguousarray(seconds),
             "partition": np.ascontiguousarray(partitions),
             "offset": np.ascontiguousarray(offsets),
@@ -128,7 +128,8 @@ class _Table:
 
 def _sightings(campaign: int, place: Mapping[EventId, Sighting]) -> NDArray[np.int64]:
     """[KPI code, second, partition, offset] of each id. Raises `LedgerDamaged` where an entry is no such thing."""
-    if any(type(key) is not str and not (type(key) is bytes and len(key) == _UUID_BYTES) for key in place):
+    types = set(map(type, place))
+    if not types <= {bytes, str} or not {len(key) for key in place if type(key) is bytes} <= {_UUID_BYTES}:
         raise _damaged(campaign, "it holds a key that is no event id")
     try:
         sightings = np.array(list(place.values()), np.int64).reshape(len(place), 4)
