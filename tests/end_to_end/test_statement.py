@@ -4,12 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
-from tests.end_to_end.harness import ENVIRONMENT, PATIENCE_S
+from projector.statement.leaf import leaves
+from projector.statement.signature import generate, public_key
+from projector.statement.verification import verify
+from tests.end_to_end.harness import ENVIRONMENT, PATIENCE_S, Pipeline, wait_until
 
 EVENTS = 2_000
 PERIOD = ("--from", "2026-01-01", "--to", "2026-01-02")
@@ -129,3 +135,29 @@ def test_what_ends_it(place: Place, tmp_path: Path) -> None:
     assert written["directory"] == "statement-2026-01-01T000000Z-2026-01-02T000000Z"
     assert written["leaves"] == EVENTS
     assert "--out" in place.ends(3, *statement, "--key", "key.pem").stderr
+
+
+def test_on_a_broker(either: Pipeline, tmp_path: Path) -> None:
+    """What was really counted, with duplicates and the rest in it; the end of a transaction at the end of the topic."""
+    either.produce(either.traffic.take(5_000))
+    in_transaction(either, either.traffic.take(20))
+    either.run_to_end("--slot", "a")
+    public = generate(tmp_path / "key.pem")
+    end = int(time.time()) + 1
+    wait_until(lambda: time.time() > end, "the second is over")
+    words = ("--from", "2026-01-01", "--to", str(end * 1000), "--key", str(tmp_path / "key.pem"), "--out", "bill")
+    done = either.run("statement", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert verify(either.directory / "bill", public_key(public)).failures == []
+    held = list(leaves(either.directory / "bill" / "ids.parquet"))
+    assert Counter((leaf.campaign, leaf.kpi) for leaf in held) == +either.traffic.truth
+
+
+def in_transaction(pipeline: Pipeline, values: list[bytes | None]) -> None:
+    """Append them to the partitions in turn, in one transaction: each then ends with an offset that is no record."""
+    producer = Producer({"bootstrap.servers": pipeline.bootstrap, "transactional.id": pipeline.group, "log_level": 0})
+    producer.init_transactions(PATIENCE_S)
+    producer.begin_transaction()
+    for number, value in enumerate(values):
+        producer.produce(pipeline.input_topic, value, partition=number % pipeline.partitions)
+    producer.commit_transaction(PATIENCE_S)
