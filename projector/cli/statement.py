@@ -174,7 +174,9 @@ def compare_command(
 
 @statement_app.command("keygen")
 def keygen_command(
-    file: Annotated[Path, typer.Argument(help="File of the private key; the public one goes to FILE.pub.", metavar="FILE")],
+    file: Annotated[
+        Path, typer.Argument(help="File of the private key; the public one goes to FILE.pub.", metavar="FILE")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Make an Ed25519 key pair to sign statements with. The private key is for its owner alone (mode 0600).

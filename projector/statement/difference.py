@@ -1,5 +1,6 @@
 """Difference: two statements of one period, made at different checkpoints, id by id."""
 
+import glob
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -112,15 +113,18 @@ def compared(first: Path, second: Path) -> Iterator[Comparison]:
         )
     if one.manifest.topic_id != other.manifest.topic_id:
         raise Refused(f"{first} and {second} are not of one topic: their positions cannot be compared")
-    with (
-        TemporaryDirectory(prefix="projector-") as scratch,
-        closing(open_database(Path(scratch), MEMORY_MIB)) as database,
-    ):
-        for name, statement in (("first", one), ("second", other)):
-            quoted = str(statement.ids).replace("'", "''")
-            database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{quoted}')")
-        database.execute(_differences())
-        yield Comparison(database, one, other)
+    try:
+        with (
+            TemporaryDirectory(prefix="projector-") as scratch,
+            closing(open_database(Path(scratch), MEMORY_MIB)) as database,
+        ):
+            for name, statement in (("first", one), ("second", other)):
+                quoted = glob.escape(str(statement.ids)).replace("'", "''")
+                database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{quoted}')")
+            database.execute(_differences())
+            yield Comparison(database, one, other)
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise Refused(f"no room to compare them in the directory for temporary files (TMPDIR): {error}") from None
 
 
 def _differences() -> str:

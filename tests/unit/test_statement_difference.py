@@ -53,6 +53,17 @@ def test_equal_statements(place: Place, tmp_path: Path) -> None:
     assert cells(tmp_path / "one", tmp_path / "other") == []
 
 
+def test_any_name_of_a_directory(place: Place, tmp_path: Path) -> None:
+    """Also one that a pattern or a quote could be read into."""
+    for name in ("o'[a]*?b", "o'a*?b", "o'axxb"):
+        place.state(tmp_path / name)
+    assert differences(tmp_path / "o'[a]*?b", tmp_path / "o'axxb") == []
+    place.send(*LATE)
+    place.count()
+    place.state(tmp_path / "late")
+    assert len(differences(tmp_path / "o'[a]*?b", tmp_path / "late")) == len(LATE)
+
+
 def test_late_events_are_the_difference(place: Place, tmp_path: Path) -> None:
     """Exactly those that were counted after the first: not duplicates of old ones, not those of another period."""
     place.state(tmp_path / "one")
