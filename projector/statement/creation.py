@@ -69,12 +69,13 @@ def create(
     _vacant(directory)
     closed = close(log, store, config, period, now_ms())
     try:
-        with TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
-            made = Path(scratch, "statement")
+        with TemporaryDirectory(prefix=".statement-", dir=directory.parent) as beside:
+            made = Path(beside, "statement")
             made.mkdir()
-            sorting = Path(scratch, "sorting")
-            sorting.mkdir()
-            with closing(open_database(sorting, MEMORY_MIB)) as database:
+            with (
+                TemporaryDirectory(prefix="projector-") as scratch,
+                closing(open_database(Path(scratch), MEMORY_MIB)) as database,
+            ):
                 ledger_campaigns = _list_campaigns(store, closed.generation, database)
                 gather(store, closed, ledger_campaigns, period, database, advance)
                 _write_tables(database, made)
@@ -89,7 +90,7 @@ def create(
     except OSError as error:
         raise Misconfigured(f"cannot write {directory}: {error.strerror}") from None
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        raise Refused(f"no room to sort the ids beside {directory}: {error}") from None
+        raise Refused(f"no room to sort the ids in the directory for temporary files (TMPDIR): {error}") from None
     return manifest
 
 

@@ -309,11 +309,15 @@ def _change_counter(place: Place) -> None:
 
 def _remove_id(place: Place) -> None:
     """And its count: the ledger foots, but fewer were committed."""
-    (row,) = place.store.read([Read(RowKey("campaigns", 1), ("seen",))])
-    assert row is not None
-    event_id, (code, *_) = next(iter(row.bins["seen"].items()))
-    seen = {each: sighting for each, sighting in row.bins["seen"].items() if each != event_id}
-    place.store.write([Write(RowKey("campaigns", 1), [Put("seen", seen), AddEntry("stats", KPIS[code], -1)])])
+    for campaign, name in ((campaign, name) for campaign in (1, 2, 4) for name in ("seen", "sealed")):
+        (row,) = place.store.read([Read(RowKey("campaigns", campaign), (name,))])
+        assert row is not None
+        for event_id, (code, *_) in row.bins[name].items():
+            rest = {each: sighting for each, sighting in row.bins[name].items() if each != event_id}
+            changes: list[Operation] = [Put(name, rest), AddEntry("stats", KPIS[code], -1)]
+            place.store.write([Write(RowKey("campaigns", campaign), changes)])
+            return
+    raise AssertionError("no row holds an id")
 
 
 def _foreign_id(place: Place) -> None:
