@@ -18,7 +18,7 @@ def open_database(directory: Path, memory_mib: int) -> duckdb.DuckDBPyConnection
 
     Raises `Misconfigured` where the directory cannot be written.
     """
-    settings = {
+    settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory_mib}MiB",
         "temp_directory": str(directory / "spilled"),
         "threads": min(THREADS_MAX, os.cpu_count() or 1),
@@ -32,9 +32,11 @@ def open_database(directory: Path, memory_mib: int) -> duckdb.DuckDBPyConnection
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """What DuckDB raises for want of memory or disk comes out as `Misconfigured`, with the way out."""
+    """What DuckDB raises comes out as `Misconfigured`, with the way out; never as the exit code of a difference."""
     try:
         yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
     except duckdb.OutOfMemoryException as error:
         raise Misconfigured(
             f"the comparison does not fit: {error}: give it more memory (--memory), or more disk (TMPDIR)"
@@ -43,3 +45,5 @@ def translated() -> Iterator[None]:
         raise Misconfigured(
             f"the audit's database cannot be written: {error}: set TMPDIR to a disk with room"
         ) from error
+    except duckdb.Error as error:
+        raise Misconfigured(f"the audit's database does not answer: {error}") from error

@@ -89,8 +89,10 @@ def create(
             made.rename(directory)  # over an empty directory too; over any other it fails
     except OSError as error:
         raise Misconfigured(f"cannot write {directory}: {error.strerror}") from None
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        raise Refused(f"no room to sort the ids in the directory for temporary files (TMPDIR): {error}") from None
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except duckdb.Error as error:
+        raise Refused(f"DuckDB cannot sort the ids; is there room for temporary files (TMPDIR)? {error}") from error
     return manifest
 
 

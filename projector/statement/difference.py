@@ -123,8 +123,10 @@ def compared(first: Path, second: Path) -> Iterator[Comparison]:
                 database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{quoted}')")
             database.execute(_differences())
             yield Comparison(database, one, other)
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        raise Refused(f"no room to compare them in the directory for temporary files (TMPDIR): {error}") from None
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except duckdb.Error as error:
+        raise Refused(f"DuckDB cannot compare them; is there room for temporary files (TMPDIR)? {error}") from error
 
 
 def _differences() -> str:
