@@ -10,7 +10,6 @@ import base64
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
-from benchmarks.system import System, system, table
+from benchmarks.system import System, systems, table
 from projector.cli.app import configured
 from projector.event import KINDS, KPIS
 from projector.reference import tag_id
@@ -110,17 +109,12 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        for pair in arguments.pairs:
-            target = system(pair, Path(name))
-            if target is None:
-                print(f"{pair}: NOT measured, the store cannot be had here", file=sys.stderr)
-                continue
+        for target in systems(arguments.pairs, Path(name)):
             target.run("migrate")
             target.run("seed", "--tags", "10")
             found = sorted(measure(target, arguments.rate, arguments.seconds))
-            target.close()
             cuts = statistics.quantiles(found, n=100)
-            rows.append([pair, f"{len(found):,}", *(f"{ms:.0f}" for ms in (cuts[49], cuts[98], found[-1]))])
+            rows.append([target.name, f"{len(found):,}", *(f"{ms:.0f}" for ms in (cuts[49], cuts[98], found[-1]))])
     print(table(("log+store", "events", "p50 ms", "p99 ms", "max ms"), rows))
 
 

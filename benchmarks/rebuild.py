@@ -20,7 +20,7 @@ from pathlib import Path
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from benchmarks.latency import event
-from benchmarks.system import System, system, table
+from benchmarks.system import System, systems, table
 from projector.backends import open_log, open_store
 from projector.cli.app import configured
 from projector.config import Config
@@ -124,11 +124,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        for pair in arguments.pairs:
-            target = system(pair, Path(name))
-            if target is None:
-                print(f"{pair}: NOT measured, the store cannot be had here", file=sys.stderr)
-                continue
+        for target in systems(arguments.pairs, Path(name)):
             target.run("migrate")
             target.run("seed")
             target.run("simulate", "--events", str(arguments.events), "--clean")
@@ -137,10 +133,9 @@ def main() -> None:
             target.run("abandon", "2", "--yes")
             timed = switch(target, arguments.rate)
             target.run("balance")
-            target.close()
             rows.append(
                 [
-                    pair,
+                    target.name,
                     f"{running:,.0f}",
                     f"{rebuilding:,.0f}",
                     f"{rebuilding / running:.2f}",

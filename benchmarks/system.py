@@ -3,7 +3,8 @@
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +57,18 @@ def system(pair: str, directory: Path) -> System | None:
         server = Server().start()
         settings += [f"aerospike.{name}={value}" for name, value in server.properties.items()]
     return System(pair, tuple(settings), server)
+
+
+def systems(pairs: Iterable[str], directory: Path, turns: int = 1) -> Iterator[System]:
+    """Of each pair `turns` systems, one at a time; a pair whose store cannot be had is told and left out."""
+    for pair in pairs:
+        for _ in range(turns):
+            target = system(pair, directory)
+            if target is None:
+                print(f"{pair}: NOT measured, the store cannot be had here", file=sys.stderr)
+                break
+            with closing(target):
+                yield target
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.system import System, system, table
+from benchmarks.system import System, systems, table
 from projector.backends import open_log, open_store
 from projector.cli.app import configured
 from projector.cli.run import spare_the_collector
@@ -137,18 +137,13 @@ def main() -> None:
         for pair in arguments.pairs:
             rates: list[dict[str, float]] = []
             ceilings: list[dict[str, float]] = []
-            for turn in range(arguments.runs):
-                target = system(pair, Path(name))
-                if target is None:
-                    print(f"{pair}: NOT measured, the store cannot be had here", file=sys.stderr)
-                    break
+            for turn, target in enumerate(systems([pair], Path(name), arguments.runs)):
                 target.run("migrate")
                 target.run("seed")
                 target.run("simulate", "--events", str(arguments.events), "--seed", str(turn + 1), "--clean")
                 ceilings.append(measured("ceiling", target))
                 rates.append(measured("projector", target))
                 target.run("balance")
-                target.close()
             if rates:
                 ratios = [mine["rate"] / top["rate"] for mine, top in zip(rates, ceilings, strict=True)]
                 rows.append(

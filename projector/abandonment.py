@@ -16,7 +16,7 @@ from projector.generations import FIRST, Build, State, read, record_settled, tot
 from projector.log import Log
 from projector.page import NO_PAGE, ROOT, page_key
 from projector.patience import patiently, scan_patiently, write_patiently
-from projector.pointer import CLOSING, settled_pointer
+from projector.pointer import CLOSING, PointerRow
 from projector.settling import settle_seconds
 from projector.store import Delete, Operation, Presence, Put, Read, RowKey, Store, Write
 
@@ -60,7 +60,7 @@ def abandon(
 
 def _check(log: Log, store: Store, config: Config, generation: Generation) -> None:
     settle_s = patiently(lambda: settle_seconds(store, config.settle_ms, config.allow_volatile_store))
-    pointer = settled_pointer(store, round(settle_s * 1000))
+    pointer = PointerRow(store, settle_s).settled()
     if pointer.live == generation.number:
         raise Refused(f"generation {generation.number} is live: cut over to another one first")
     if pointer.state == CLOSING:

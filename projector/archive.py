@@ -58,10 +58,11 @@ class Walk:
         """The page before which it ended: `known`, or none; None if it did not come so far."""
 
     def __iter__(self) -> Iterator[Page]:
-        """Once."""
-        wanted = [self._start]
+        """Once. More pages a call as it goes on: many a caller wants the newest ones alone."""
+        wanted, pages = [self._start], 1
         while wanted[0] not in self._ends:
-            part, rest = wanted[:PAGES_PER_CALL], wanted[PAGES_PER_CALL:]
+            part, rest = wanted[:pages], wanted[pages:]
+            pages = min(2 * pages, PAGES_PER_CALL)
             known = next((n for n, seal in enumerate(part) if seal in self._ends), len(part))
             page: Page | None = None
             for seal, row in zip(part[:known], self._read(part[:known]), strict=True):

@@ -14,12 +14,13 @@ from typing import NamedTuple
 from projector.adoption import take_over_all
 from projector.balance import parse_totals
 from projector.clock import Clock
-from projector.comparison import Cause, Comparer, Comparison
+from projector.comparison import Comparer
 from projector.config import Config
 from projector.cutover import Cutover, Ending
+from projector.differences import Cause, Comparison
 from projector.errors import Fatal, Refused, Retryable
 from projector.generation import Generation
-from projector.generations import Build, State, read, record, totals
+from projector.generations import Build, State, bounded, read, record, totals
 from projector.lease import Lease
 from projector.log import Log
 from projector.patience import patiently
@@ -96,13 +97,16 @@ class Workers:
 
 
 class WorkersFailed(Fatal):
-    """The muted workers ended with an error, which they have told."""
+    """The muted workers ended with an error, which they have told.
+
+    Its exit code is theirs; but 1 would say that a difference was found, so that it is 3, as of `Refused`.
+    """
 
     def __init__(self, code: int) -> None:
         super().__init__(
             f"the workers that build it ended with exit code {code}; the same command goes on where it was"
         )
-        self.exit_code = code
+        self.exit_code = Refused.exit_code if code == 1 else code
 
 
 class Result(NamedTuple):
@@ -178,9 +182,11 @@ class Building:
         at = patiently(lambda: self._log.checkpoint(self._target.group, self._config.input_topic))
         goal = patiently(lambda: self._log.checkpoint(self._live.group, self._config.input_topic))
         goals = {partition: each.offset for partition, each in goal.items() if each.offset}
-        if self._build.until is not None:
-            goals = {partition: min(goal, self._build.until.get(partition, 0)) for partition, goal in goals.items()}
-        return Advance({partition: each.offset for partition, each in at.items()}, goals)
+        there = {partition: each.offset for partition, each in at.items()}
+        if (until := self._build.until) is not None:
+            # What was carried over may reach further: a head can be past the limit.
+            there, goals = bounded(there, until), bounded(goals, until)
+        return Advance(there, goals)
 
     def _take_over(self) -> None:
         """Campaigns that no event names have an opening all the same."""
@@ -217,13 +223,19 @@ class Building:
 
     def _compared(self, comparer: Comparer) -> Comparison:
         """The bulk is read while both run; then both are compared, each up to its own checkpoint."""
+        self._refresh(comparer)
+        comparison = comparer.compare(self._comparing)
+        self._refresh(comparer)  # where ids differ it took long, and both went on
+        return comparison
+
+    def _refresh(self, comparer: Comparer) -> None:
+        """Read what is new until there is little left."""
         for _ in range(REFRESHES_MAX):
             self._lease.renew()
             began = self._clock.monotonic()
             comparer.refresh(self._comparing)
             if self._clock.monotonic() - began < REFRESHED_S:
-                break
-        return comparer.compare(self._comparing)
+                return
 
     def _switched(self, comparer: Comparer, who: str, what: str, why: str, accept: bool) -> Result:
         closed_at = self._clock.monotonic()

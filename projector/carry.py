@@ -7,7 +7,7 @@ Killed at any moment and run again, it ends the same: ids that are there add not
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -63,8 +63,11 @@ def carry(
     advance: Callable[[int], None] = lambda _: None,
     clock: Clock = time,
     patience_s: float = 20.0,
+    campaigns: Collection[int] | None = None,
 ) -> dict[int, int]:
     """Carry over what is gone; answers per partition how many ids are carried in all. `advance` hears of ids read.
+
+    `campaigns`: of these alone, as a scratch generation counts them (None: of all).
 
     No worker of the rebuilt generation may run. Raises `Refused` where one does, or where a campaign may not count;
     `LedgerDamaged` where the live ledger cannot be read whole; `Misconfigured`, `RowTooBig`, `Retryable`.
@@ -73,7 +76,7 @@ def carry(
     seat = f"{rebuilt.group}-{SLOT}"
     if others := set(patience(lambda: log.members(rebuilt.group))) - {seat}:
         raise Refused(f"generation {rebuilt.number} has workers, {', '.join(sorted(others))}: stop them first")
-    carrier = _Carrier(log, store, config, rebuilt, patience, clock)
+    carrier = _Carrier(log, store, config, rebuilt, campaigns, patience, clock)
     for _ in range(ATTEMPTS):
         parts = patience(lambda: gone(log, config, rebuilt))
         if not parts:
@@ -95,12 +98,20 @@ class _Carrier(Listener):
     """Applies, and commits as a member of the group. A listener that never reads a record."""
 
     def __init__(
-        self, log: Log, store: Store, config: Config, rebuilt: Generation, patience: Patience, clock: Clock
+        self,
+        log: Log,
+        store: Store,
+        config: Config,
+        rebuilt: Generation,
+        campaigns: Collection[int] | None,
+        patience: Patience,
+        clock: Clock,
     ) -> None:
         self._log = log
         self._store = store
         self._config = config
         self._rebuilt = rebuilt
+        self._only = campaigns
         self._patience = patience
         self._clock = clock
         settle_s = patience(lambda: settle_seconds(store, config.settle_ms, config.allow_volatile_store))
@@ -116,9 +127,10 @@ class _Carrier(Listener):
         """One attempt; the checkpoint tells whether it has succeeded. Raises `_ForgottenError`."""
         self._settling.renew()
         self._ledger.forget()
-        for campaign, reason in take_over_all(self._store, live.campaigns, self._rebuilt.campaigns).items():
-            self._settle()
-            raise Refused(f"campaign {campaign}, of generation {live.number}: {reason}: create or adopt it first")
+        if self._only is None:
+            for campaign, reason in take_over_all(self._store, live.campaigns, self._rebuilt.campaigns).items():
+                self._settle()
+                raise Refused(f"campaign {campaign}, of generation {live.number}: {reason}: create or adopt it first")
         changes: dict[int, Change] = {}
         held = 0
         for campaign, event_id, sighting in self._before_heads(live, parts, advance):
@@ -138,7 +150,9 @@ class _Carrier(Listener):
         """The ids of a generation at positions that are gone."""
         limits = {part.partition: range(part.first, part.head) for part in parts}
         nowhere = range(0)
-        for campaign, row in read_rows(self._store, generation, ledgers(self._store, generation)):
+        found = ledgers(self._store, generation)
+        wanted = found if self._only is None else [campaign for campaign in found if campaign in self._only]
+        for campaign, row in read_rows(self._store, generation, wanted):
             if row is None:
                 continue
             walk = Walk(self._store, generation, campaign, row.bins)

@@ -7,20 +7,20 @@ compared before is not read again, and ids that were found to differ are taken o
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
 from projector.archive import Walk, places, read_rows
 from projector.config import Config
+from projector.differences import Cause, Cell, Comparison, IdDifference, LedgerDifference, shown
 from projector.event import KPIS
 from projector.fold import EventId, Sighting
 from projector.generation import Generation
 from projector.log import Log
 from projector.patience import patiently
 from projector.quarantined import Quarantined, quarantined_as
+from projector.recent import is_past, recent
 from projector.store import Store
 from projector.tally import Hasher, Held, Scope, Tally
 
@@ -28,87 +28,6 @@ IDS_MAX = 500_000
 LISTED_MAX = 10_000
 KEPT_MAX = 1_000_000
 _BUCKETS = 1 << 16
-
-
-class Cause(Enum):
-    """Why an id differs; all but UNEXPLAINED are excused."""
-
-    PAST_CHECKPOINT = "past the checkpoint"  # the other generation has not read so far
-    SET_ASIDE = "parked or rejected"  # by the live generation, or one before it, at this position
-    CONFLICT = "conflicting kinds"  # the topic holds the id with both kinds
-    UNEXPLAINED = "unexplained"
-
-
-class IdDifference(NamedTuple):
-    """An id that one generation only holds (None in the other), or both with another kind."""
-
-    campaign: int
-    id: EventId
-    live: Sighting | None
-    rebuilt: Sighting | None
-    cause: Cause
-    detail: str = ""
-
-    def added(self) -> dict[int, int]:
-        """By KPI code, how much the rebuilt generation holds more for it than the live one."""
-        added: Counter[int] = Counter()
-        if self.live:
-            added[self.live[0]] -= 1
-        if self.rebuilt:
-            added[self.rebuilt[0]] += 1
-        return dict(added)
-
-
-class Cell(NamedTuple):
-    """One KPI of one campaign where totals or ids differ. `excused`: how much of the difference excused ids make."""
-
-    campaign: int
-    kpi: str
-    live: int
-    rebuilt: int
-    excused: int
-
-    @property
-    def difference(self) -> int:
-        """Rebuilt minus live."""
-        return self.rebuilt - self.live
-
-
-class LedgerDifference(NamedTuple):
-    """A campaign of one generation whose totals do not follow from its ids, or whose pages are damaged."""
-
-    generation: int
-    campaign: int
-    what: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What differs. `ids` lists `LISTED_MAX` of each cause at most, `counts` counts them all."""
-
-    live: int
-    rebuilt: int
-    """Numbers of the generations."""
-    checkpoints: tuple[Mapping[int, int], Mapping[int, int]]
-    """Of the live and of the rebuilt one, per partition; read before the ids."""
-    ids_held: tuple[int, int]
-    """In scope: by the live and by the rebuilt one."""
-    totals: tuple[Mapping[str, int], Mapping[str, int]]
-    """Per KPI: of the live and of the rebuilt one."""
-    cells: Sequence[Cell]
-    ids: Sequence[IdDifference]
-    counts: Mapping[Cause, int]
-    ledgers: Sequence[LedgerDifference]
-
-    @property
-    def same(self) -> bool:
-        """Nothing differs, not even what would be excused."""
-        return not (self.cells or self.ids or self.ledgers)
-
-    @property
-    def blocks(self) -> bool:
-        """Something differs that is not excused: there must be no cutover without an operator's explicit acceptance."""
-        return bool(self.counts.get(Cause.UNEXPLAINED) or self.ledgers)
 
 
 @dataclass
@@ -122,7 +41,11 @@ class _Found:
     """By KPI code: how much excused ones of these add to the rebuilt one, or take from it."""
     doubled: list[LedgerDifference] = field(default_factory=list)
 
-    def add(self, difference: IdDifference, room: bool) -> None:
+    def keep(self, difference: IdDifference, kept: Counter[Cause]) -> None:
+        """Take it in; `kept` are those of all campaigns so far."""
+        past = difference.cause is Cause.PAST_CHECKPOINT
+        room = kept[difference.cause] < (LISTED_MAX if past else KEPT_MAX)
+        kept[difference.cause] += 1
         if room:
             self.ids.append(difference)
         else:
@@ -170,16 +93,21 @@ class Comparer:
         self.refresh(progress)
         meter = _Meter(progress)
         differing = [campaign for campaign, held in self._pairs() if self._ids_differ(*held)]
-        unknown = [campaign for campaign in differing if not self._as_known(campaign)]
-        meter.expect(sum(live.counted + rebuilt.counted for live, rebuilt in map(self._pair, unknown)))
         found: dict[int, _Found] = {}
         kept: Counter[Cause] = Counter()
+        unknown = []
         for campaign in differing:
-            if campaign in unknown:
-                found[campaign] = self._search(campaign, live_end, rebuilt_end, kept, meter.advance)
+            known = self._known.get(campaign, [])
+            ids = known if self._accounted(campaign, known) else self._newest(campaign, live_end, rebuilt_end)
+            if ids is None:
+                unknown.append(campaign)
             else:
-                found[campaign] = _Found(self._known[campaign])
-                kept.update(each.cause for each in found[campaign].ids)
+                found[campaign] = _Found()
+                for each in ids:
+                    found[campaign].keep(each, kept)
+        meter.expect(sum(live.counted + rebuilt.counted for live, rebuilt in map(self._pair, unknown)))
+        for campaign in unknown:
+            found[campaign] = self._search(campaign, live_end, rebuilt_end, kept, meter.advance)
         # What was known cannot have changed its cause; the quarantine is long, and the live one may stand still.
         self._explain({campaign: found[campaign] for campaign in unknown})
         self._known = {campaign: of.lasting for campaign, of in found.items()}
@@ -201,15 +129,33 @@ class Comparer:
     def _ids_differ(self, live: Held, rebuilt: Held) -> bool:
         return not all(live.same_ids(rebuilt, code) for code in range(len(KPIS)))
 
-    def _as_known(self, campaign: int) -> bool:
-        """Whether the ids that were found to differ last time are exactly those that differ now: the digests tell."""
-        if campaign not in self._known:
-            return False
+    def _accounted(self, campaign: int, ids: Sequence[IdDifference]) -> bool:
+        """Whether these are exactly the ids that differ now: the digests tell."""
         live, rebuilt = self._pair(campaign)
-        known = self._known[campaign]
-        less_live = live.sums - self._live.sums({each.id: each.live for each in known if each.live})
-        less_rebuilt = rebuilt.sums - self._rebuilt.sums({each.id: each.rebuilt for each in known if each.rebuilt})
+        less_live = live.sums - self._live.sums({each.id: each.live for each in ids if each.live})
+        less_rebuilt = rebuilt.sums - self._rebuilt.sums({each.id: each.rebuilt for each in ids if each.rebuilt})
         return bool((less_live[:, :3] == less_rebuilt[:, :3]).all())
+
+    def _newest(
+        self, campaign: int, live_end: Mapping[int, int], rebuilt_end: Mapping[int, int]
+    ) -> list[IdDifference] | None:
+        """What differs, if apart from what is known it is only what one of the two counted lately, unread by the other.
+
+        Both rows are tallied anew as they are read here, so that ids and digests are of one version of each.
+        """
+        rows = self._live.read_again(campaign), self._rebuilt.read_again(campaign)
+        if rows[0] is None or rows[1] is None:
+            return None
+        live = recent(self._store, self._live.generation, campaign, rows[0], rebuilt_end)
+        rebuilt = recent(self._store, self._rebuilt.generation, campaign, rows[1], live_end)
+        ids = [
+            IdDifference(campaign, each, live.past.get(each), rebuilt.past.get(each), Cause.PAST_CHECKPOINT)
+            for each in (live.past.keys() - rebuilt.ids.keys()) | (rebuilt.past.keys() - live.ids.keys())
+            if self._scope.takes(live.past.get(each) or rebuilt.past[each])
+        ]
+        lately = {each.id for each in ids}
+        ids += [each for each in self._known.get(campaign, []) if each.id not in lately]
+        return ids if self._accounted(campaign, ids) else None
 
     # --- ids
 
@@ -231,9 +177,7 @@ class Comparer:
                     campaign, event_id, live.get(event_id), rebuilt.get(event_id), live_end, rebuilt_end
                 )
                 if difference is not None:
-                    past = difference.cause is Cause.PAST_CHECKPOINT
-                    found.add(difference, room=kept[difference.cause] < (LISTED_MAX if past else KEPT_MAX))
-                    kept[difference.cause] += 1
+                    found.keep(difference, kept)
         return found
 
     def _difference(
@@ -256,7 +200,7 @@ class Comparer:
                 return None
             # Both counted it, one of them at a position that is out of scope.
             return IdDifference(campaign, event_id, inside[0], inside[1], Cause.PAST_CHECKPOINT)
-        past = _is_past(live, rebuilt_end) if live is not None else rebuilt is not None and _is_past(rebuilt, live_end)
+        past = is_past(live, rebuilt_end) if live is not None else rebuilt is not None and is_past(rebuilt, live_end)
         return IdDifference(campaign, event_id, live, rebuilt, Cause.PAST_CHECKPOINT if past else Cause.UNEXPLAINED)
 
     def _parts(self, campaign: int) -> list[range]:
@@ -372,11 +316,6 @@ class Comparer:
         return held.stats.get(kpi, 0) if self._scope.until is None else held.opening.get(kpi, 0) + held.ids(code)
 
 
-def _is_past(sighting: Sighting, end: Mapping[int, int]) -> bool:
-    """Whether the position is one that a generation with this checkpoint has not read."""
-    return sighting[3] >= end.get(sighting[2], 0)
-
-
 class _Meter:
     """Adds up what is done and what is to be done."""
 
@@ -391,8 +330,3 @@ class _Meter:
     def advance(self, ids: int) -> None:
         self._done += ids
         self._progress(self._done, max(self._done, self._total))
-
-
-def shown(event_id: EventId) -> str:
-    """An id as text."""
-    return event_id.hex() if isinstance(event_id, bytes) else event_id

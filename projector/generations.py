@@ -75,6 +75,11 @@ class Standing(NamedTuple):
         return sum(self.totals.values())
 
 
+def bounded(offsets: Mapping[int, int], until: Mapping[int, int]) -> dict[int, int]:
+    """The lower of both, per partition of `offsets`; of one that `until` does not name nothing is read."""
+    return {partition: min(offset, until.get(partition, 0)) for partition, offset in offsets.items()}
+
+
 def row_key(number: int) -> RowKey:
     """Where the row of a generation stands."""
     return RowKey(SET, f"generation/{number}")
@@ -145,6 +150,19 @@ def read(store: Store, number: int) -> Build:
         if build.number == number:
             return build
     raise Refused(f"there is no generation {number}: projector generations lists all")
+
+
+def unfinished(store: Store, campaigns: Sequence[int] | None, until: Mapping[int, int] | None) -> Build | None:
+    """The generation that an earlier run for the same, of the same version, has left half built; None: there is none.
+
+    One that is or was live is none, whatever its own row says. Raises `Retryable`.
+    """
+    wanted = State.SCRATCH if campaigns is not None or until is not None else State.BUILDING
+    for build in reversed(builds(store)):
+        same = build.campaigns == campaigns and build.until == until and build.version == version("projector")
+        if build.state is wanted and build.built_ms is None and same:
+            return build
+    return None
 
 
 def record(store: Store, build: Build) -> None:

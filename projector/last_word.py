@@ -75,16 +75,10 @@ class LastWord:
         return self._moved(asked, self._patience(lambda: self._store.read(reads)))
 
     def _swept(self, sweep: Iterator[list[Row]]) -> dict[int, Value]:
-        self._sweep = None
-        try:
-            page = next(sweep, None)
-        except BaseException:
-            self.assigned()
-            raise
-        if page is None:
-            return {}
-        self._sweep = sweep
-        return {row.bins["c-id"]: _value(row) for row in page if "rev" in row.bins and "c-id" in row.bins}
+        self.assigned()  # anew, unless this page comes
+        page = next(sweep, None)
+        self._sweep = None if page is None else sweep
+        return {row.bins["c-id"]: _value(row) for row in page or () if "rev" in row.bins and "c-id" in row.bins}
 
     def _moved(self, asked: Iterable[int], rows: Iterable[Row | None]) -> dict[int, Value]:
         moved: dict[int, Value] = {}

@@ -8,6 +8,7 @@ from projector.clock import Clock
 from projector.config import Config
 from projector.errors import Retryable
 from projector.generation import Generation
+from projector.generations import bounded
 from projector.kpi import Value
 from projector.last_word import LastWord
 from projector.log import Log, Message, Record
@@ -43,7 +44,7 @@ class CommittedBound:
 
 def below(bound: Callable[[], Mapping[int, int]], until: Mapping[int, int]) -> Callable[[], Mapping[int, int]]:
     """The lower of both; a partition that `until` does not name is not read."""
-    return lambda: {partition: min(offset, until.get(partition, 0)) for partition, offset in bound().items()}
+    return lambda: bounded(bound(), until)
 
 
 class _Silence(LastWord):

@@ -28,6 +28,7 @@ CLOSING = "closing"
 POINTER = RowKey("projector", "pointer")
 HISTORY_MAX = 50
 WAIT_S = 20.0
+RECORD_ATTEMPTS = 10
 _BINS = ("live", "state", "epoch", "nonce", "lease", "topic-id", "history")
 _POLL_S = 0.05
 
@@ -223,9 +224,17 @@ class PointerRow:
         self._store.write([_write(seen, opened)])
         return True
 
-    def record(self, seen: Pointer, entry: Entry) -> Pointer:
-        """Add to the history and change nothing else; returns once settled. Raises `Superseded`."""
-        return self._changed(seen, _with(seen, entry))
+    def record(self, entry: Callable[[Pointer], Entry]) -> Pointer:
+        """Add to the history and change nothing else, whatever row there is; returns once settled.
+
+        Another's change that comes first stays, and the entry is made for the row after it. Raises `Superseded` if one
+        comes first again and again.
+        """
+        for _ in range(RECORD_ATTEMPTS):
+            seen = self.settled()
+            with contextlib.suppress(Superseded):
+                return self._changed(seen, _with(seen, entry(seen)))
+        raise Superseded("the pointer row is changed again and again, so that nothing is added to its history")
 
     def holds(self, own: Closing) -> bool:
         """Whether one's own `closing` still stands."""
@@ -270,23 +279,6 @@ def read_pointer(store: Store, settle_ms: int) -> Pointer | None:
     """
     (row,) = patiently(lambda: store.read([Read(POINTER, _BINS, unchanged_ms=settle_ms)]))
     return None if row is None else _parsed(row)
-
-
-def settled_pointer(store: Store, settle_ms: int, wait_ms: int = 20_000) -> Pointer:
-    """The pointer row, read settled; waits for that, `settle_ms` + `wait_ms` at most.
-
-    Raises `Misconfigured` if there is none, `Refused` if it keeps changing, and `Retryable`.
-    """
-    deadline = time.monotonic() + (settle_ms + wait_ms) / 1000
-    while True:
-        pointer = read_pointer(store, settle_ms)
-        if pointer is None:
-            raise Misconfigured("the store holds no pointer row (set projector): run: projector migrate")
-        if pointer.settled:
-            return pointer
-        if time.monotonic() > deadline:
-            raise Refused("the pointer row keeps changing: wait until the cutover or rollback under way has ended")
-        time.sleep(_POLL_S)
 
 
 def _new_nonce() -> int:

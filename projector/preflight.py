@@ -7,7 +7,7 @@ from projector.config import Config
 from projector.errors import Misconfigured, OffsetsGone
 from projector.generation import Generation
 from projector.log import Log
-from projector.pointer import settled_pointer
+from projector.pointer import PointerRow
 from projector.settling import settle_seconds
 from projector.store import Store
 from projector.topics import Weight, check_topics
@@ -27,7 +27,7 @@ def preflight(log: Log, store: Store, config: Config) -> Cleared:
     """Check, and wait until the pointer row has settled.
 
     Raises `Misconfigured`, `Refused`, `OffsetsGone` (another topic than the one counted), each with the way out;
-    `Retryable` if log or store does not answer.
+    `Retryable` if log or store does not answer, or the pointer row goes on changing.
     """
     for difference in check_topics(log, config):
         if difference.weight is not Weight.RISKY:
@@ -36,7 +36,7 @@ def preflight(log: Log, store: Store, config: Config) -> Cleared:
     settle_s = settle_seconds(store, config.settle_ms, config.allow_volatile_store)
     for name in store.expiring_sets():
         logger.warning("%s: rows written there by others expire; a campaign or tag that expires is gone", name)
-    pointer = settled_pointer(store, round(settle_s * 1000))
+    pointer = PointerRow(store, settle_s).settled()
     generation = pointer.generation(config)
     if not store.has_index(generation.campaigns, "c-date"):
         raise Misconfigured(f"set {generation.campaigns} has no index on c-date: run: projector migrate")

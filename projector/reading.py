@@ -8,7 +8,7 @@ from projector.errors import Refused
 from projector.event import KPIS
 from projector.generation import Generation
 from projector.patience import patiently
-from projector.pointer import settled_pointer
+from projector.pointer import PointerRow
 from projector.settling import settle_seconds
 from projector.store import ROW_BYTES, Read, Row, RowKey, Store
 
@@ -42,10 +42,10 @@ class Detail(NamedTuple):
 def live_generation(store: Store, config: Config) -> Generation:
     """The generation that the pointer row, read settled, says is live.
 
-    Raises `Misconfigured` if there is no pointer row, `Refused` if it keeps changing, and `Retryable`.
+    Raises `Misconfigured` if there is no pointer row, and `Retryable`, also if it goes on changing.
     """
     settle_s = patiently(lambda: settle_seconds(store, config.settle_ms, allow_volatile_store=True))
-    return settled_pointer(store, round(settle_s * 1000)).generation(config)
+    return PointerRow(store, settle_s).settled().generation(config)
 
 
 def campaigns(store: Store, generation: Generation) -> list[Campaign]:

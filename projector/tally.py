@@ -124,6 +124,20 @@ class Tally:
                 return
             self.look()
 
+    def read_again(self, campaign: int) -> Row | None:
+        """Read a campaign as it is now; its row, or None if it has no ledger, or the store may have forgotten.
+
+        Raises `Retryable`.
+        """
+        ((_, row),) = read_rows(self._store, self.generation, [campaign])
+        if row is None or "seal" not in row.bins:
+            return None
+        held = self._read(campaign, row)
+        if patiently(self._store.state).incarnation != self._incarnation:
+            return None
+        self.campaigns[campaign] = held
+        return row
+
     def sums(self, held: Mapping[EventId, Sighting]) -> Words:
         """The sums of some ids."""
         sums = np.zeros((len(KPIS), 4), np.uint64)
@@ -158,7 +172,7 @@ class Tally:
         counted: int = sum(row.bins.get("stats", {}).values()) - sum(row.bins.get("opening", {}).values())
         return max(0, counted - (int(held.archived[:, _COUNTED].sum()) if held else 0))
 
-    def _read(self, campaign: int, row: Row, advance: Callable[[int], None]) -> Held:
+    def _read(self, campaign: int, row: Row, advance: Callable[[int], None] = lambda _: None) -> Held:
         bins = row.bins
         before = self.campaigns.get(campaign, Held())
         walk = Walk(self._store, self.generation, campaign, bins, before.known, before.known_digest)

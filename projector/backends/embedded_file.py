@@ -6,7 +6,7 @@ Durable against kill -9 and power loss (WAL, `synchronous=FULL`); any number of 
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -80,11 +80,10 @@ class EmbeddedFile:
         """
         with self._translated():
             self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            with ExitStack() as undo:
+                undo.callback(self._connection.rollback)
                 yield self._connection
-            except BaseException:
-                self._connection.rollback()
-                raise
+                undo.pop_all()
         try:
             self._connection.execute("COMMIT")
         except sqlite3.OperationalError as error:

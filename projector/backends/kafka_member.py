@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -93,13 +94,12 @@ class KafkaMember:
         records = [_record((m.partition(), m.offset(), m.timestamp()[1], m.value(), None, ())) for m in messages]
         if self._gone or self._seeks:
             records = self._still_valid(records)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._take_back, records)
             self._heed(errors)
             if self._failures:
                 raise self._failures[0]
-        except Exception:
-            self._take_back(records)
-            raise
+            undo.pop_all()
         return records
 
     def _consume(self, records_max: int, timeout_s: float) -> list[KafkaMessage]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from projector.errors import Fatal, Misconfigured, ProjectorError, Retryable
+from projector.errors import Fatal, Misconfigured, ProjectorError, Refused, Retryable, Superseded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -152,7 +152,11 @@ def main() -> None:
 def _told(error: ProjectorError) -> int:
     """Print the error as one line; its exit code."""
     text = " ".join(str(error).split())
+    code = error.exit_code if isinstance(error, Fatal) else Misconfigured.exit_code
     if isinstance(error, Retryable):
         text = f"cannot reach the log or the store: {text}; check that it runs, and its address with 'projector config'"
+    elif isinstance(error, Superseded):
+        text = f"{text}: see what with 'projector generations', then run the same command again"
+        code = Refused.exit_code
     print(f"error: {text}", file=sys.stderr)
-    return error.exit_code if isinstance(error, Fatal) else Misconfigured.exit_code
+    return code

@@ -141,9 +141,7 @@ def abandon(
 
             drop(log, store, config, number, advance)
             row = PointerRow(store, settle_seconds(store, config.settle_ms, config.allow_volatile_store))
-            pointer = row.settled()
-            what = f"abandon {number}"
-            row.record(pointer, Entry(what, who(), row.now_ms(), pointer.live, pointer.live, pointer.epoch))
+            row.record(lambda at: Entry(f"abandon {number}", who(), row.now_ms(), at.live, at.live, at.epoch))
     if as_json:
         print_json({"number": number, "state": "abandoned", "ids": ids, "rows": dropped})
     else:

@@ -5,7 +5,6 @@ import signal
 import socket
 import sys
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +12,13 @@ import typer
 
 from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json, progress
 from projector.cli.generations import Number, Yes, confirmed, offsets, who
+from projector.cli.limits import limits_of
 from projector.errors import Refused
 
 if TYPE_CHECKING:
     from projector.building import Result
-    from projector.comparison import Comparison
     from projector.config import Config
+    from projector.differences import Comparison
     from projector.generations import Build
     from projector.lease import Lease
     from projector.log import Log
@@ -29,9 +29,20 @@ IDS_SHOWN = 20
 logger = logging.getLogger(__name__)
 
 WorkerCount = Annotated[int, typer.Option(min=1, max=256, help="So many worker processes build it.")]
+
+
+def _stated(reason: str | None) -> str | None:
+    """A reason that says something. Raises `BadParameter`."""
+    if reason is not None and not reason.strip():
+        raise typer.BadParameter("say why: the history keeps it")
+    return reason
+
+
 Accept = Annotated[
     str | None,
-    typer.Option("--accept-differences", help="Switch although ids differ, for this reason.", metavar="REASON"),
+    typer.Option(
+        "--accept-differences", help="Switch although ids differ, for this reason.", metavar="REASON", callback=_stated
+    ),
 ]
 
 
@@ -126,7 +137,7 @@ def rebuild(
     """
     from projector.carry import carry as carry_over
     from projector.carry import gone
-    from projector.generations import create
+    from projector.generations import create, unfinished
     from projector.lease import Lease
     from projector.plan import plan
     from projector.preflight import preflight
@@ -136,9 +147,9 @@ def rebuild(
         log, store, config = system.log, system.store, system.config
         live = preflight(log, store, config).generation
         scratch = bool(campaign) or until is not None
-        limits = _limits(log, config, until) if until is not None else None
-        only = sorted(campaign) if campaign else None
-        planned = plan(log, config, live, _unfinished(store, only, limits), workers)
+        limits = limits_of(log, config.input_topic, until) if until is not None else None
+        only = sorted({*campaign}) if campaign else None
+        planned = plan(log, config, live, unfinished(store, only, limits), workers, limits)
         _show_plan(planned)
         if planned.gone and not carry:
             missing = ", ".join(f"{each.partition}: {each.first} to {each.head - 1}" for each in planned.gone)
@@ -149,7 +160,7 @@ def rebuild(
         confirmed("Begin?", yes)
         with Lease(store, "a rebuild").held() as lease:
             live = system.row.settled().generation(config)
-            build = _unfinished(store, only, limits) or create(log, store, config, only, limits, scratch)
+            build = unfinished(store, only, limits) or create(log, store, config, only, limits, scratch)
             if carry and gone(log, config, build.generation(config)):
                 with progress("ids of the live ledger", None) as shown:
 
@@ -157,7 +168,7 @@ def rebuild(
                         shown(ids)
                         lease.renew()
 
-                    carry_over(log, store, config, live, build.generation(config), advance)
+                    carry_over(log, store, config, live, build.generation(config), advance, campaigns=only)
             switch = not (no_cutover or scratch)
             result = system.built(build, workers, lease, "rebuild", accept_differences, switch)
     _end(result, build.number, as_json)
@@ -228,40 +239,6 @@ def _make_live(
     _end(result, number, as_json)
 
 
-def _unfinished(store: "Store", campaigns: list[int] | None, until: dict[int, int] | None) -> "Build | None":
-    """The generation that an earlier run of the same command and version has left, to go on with."""
-    from importlib.metadata import version
-
-    from projector.generations import State, builds
-
-    wanted = State.SCRATCH if campaigns is not None or until is not None else State.BUILDING
-    for build in reversed(builds(store)):
-        same = build.campaigns == campaigns and build.until == until and build.version == version("projector")
-        if build.state is wanted and build.built_ms is None and same:
-            return build
-    return None
-
-
-def _limits(log: "Log", config: "Config", until: str) -> dict[int, int]:
-    """Per partition the offset to stop before."""
-    from projector.patience import patiently
-
-    try:
-        parts = [part.split(":") for part in until.split(",")]
-        return {int(partition): int(offset) for partition, offset in parts}
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(until)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{until!r} is neither offsets (0:1200,1:900) nor a time", param_hint="--until"
-        ) from None
-    if moment.tzinfo is None:
-        raise typer.BadParameter(f"{until!r} names no time zone: append Z for UTC", param_hint="--until")
-    return patiently(lambda: log.offsets_at(config.input_topic, round(moment.timestamp() * 1000)))
-
-
 def _show_plan(planned: "Plan") -> None:
     number = f"goes on with generation {planned.number}" if planned.number else "builds a new generation"
     lines = [
@@ -269,7 +246,7 @@ def _show_plan(planned: "Plan") -> None:
         f"topic {planned.topic}: {len(planned.heads)} partitions, {planned.records:,} records, "
         f"about {planned.bytes / 2**20:,.0f} MiB",
         f"first offsets: {offsets(planned.heads)}",
-        f"up to: {offsets(planned.goals)}",
+        f"reads from: {offsets(planned.starts)}, up to: {offsets(planned.goals)}",
         f"estimated time: {planned.seconds:,.0f} s with {planned.workers} worker{'s' * (planned.workers > 1)}",
     ]
     print("\n".join(lines), file=sys.stderr)
@@ -294,7 +271,7 @@ def _differs(result: "Result") -> bool:
 
 
 def _document(result: "Result", number: int) -> dict[str, object]:
-    from projector.comparison import shown
+    from projector.differences import shown
 
     comparison = result.comparison
     document: dict[str, object] = {
@@ -316,8 +293,8 @@ def _document(result: "Result", number: int) -> dict[str, object]:
                 {
                     "campaign": each.campaign,
                     "id": shown(each.id),
-                    "live": each.live,
-                    "rebuilt": each.rebuilt,
+                    "live": _named(each.live),
+                    "rebuilt": _named(each.rebuilt),
                     "cause": each.cause.value,
                     "detail": each.detail,
                 }
@@ -326,6 +303,16 @@ def _document(result: "Result", number: int) -> dict[str, object]:
             "ledgers": [each._asdict() for each in comparison.ledgers],
         }
     return document
+
+
+def _named(sighting: list[int] | None) -> dict[str, object] | None:
+    """A sighting with its fields: the KPI, and second and place of the record that was counted."""
+    from projector.event import KPIS
+
+    if sighting is None:
+        return None
+    code, second, partition, offset = sighting
+    return {"kpi": KPIS[code], "second": second, "partition": partition, "offset": offset}
 
 
 def _print(result: "Result", number: int) -> None:
@@ -356,7 +343,7 @@ def _print(result: "Result", number: int) -> None:
 def _print_comparison(comparison: "Comparison") -> None:
     from rich.table import Table
 
-    from projector.comparison import shown
+    from projector.differences import shown
 
     out = console()
     live, rebuilt = comparison.ids_held

@@ -215,7 +215,12 @@ def test_a_miscount(pair: Pair) -> None:
     cells = [(each["campaign"], each["kpi"], each["live"], each["rebuilt"]) for each in told["cells"]]
     impressions, clicks = true[3, "impressions"], true[3, "clicks"]
     assert sorted(cells) == [(3, "clicks", clicks + 1, clicks), (3, "impressions", impressions - 1, impressions)]
-    assert [(each["campaign"], each["id"]) for each in told["differences"]] == [(3, event_id)]
+    (difference,) = told["differences"]
+    assert (difference["campaign"], difference["id"]) == (3, event_id)
+    live, rebuilt = difference["live"], difference["rebuilt"]
+    assert (live.pop("kpi"), rebuilt.pop("kpi")) == ("clicks", "impressions")
+    assert live == rebuilt
+    assert live.keys() == {"second", "partition", "offset"}
     assert pair.live() == (1, 1)
     shown = pair.ends(1, "cutover", "2", "--yes").stdout
     assert event_id in shown
@@ -256,11 +261,17 @@ def test_the_head_is_gone(pair: Pair) -> None:
     assert "0: 0 to 69, 1: 0 to 32" in refused.stderr
     assert "--carry" in refused.stderr
     assert pair.states() == {1: "live"}
+    part = pair.told("rebuild", "--yes", "--carry", "--campaign", "3")
+    assert part["same"]
+    assert part["ids"]["rebuilt"] == sum(value for (campaign, _), value in pair.truth.items() if campaign == 3)
+    limited = pair.told("rebuild", "--yes", "--carry", "--until", "1:50")
+    assert limited["same"]
+    assert 0 < limited["ids"]["rebuilt"] == limited["ids"]["live"] <= 50
     pair.simulate(2)
     worker = pair.begin("run", "--slot", "a")
     told = pair.told("rebuild", "--yes", "--carry")
     assert (told["result"], told["same"]) == ("switched", True)
-    assert 0 < told["carried"] <= 103
+    assert 0 < part["carried"] < told["carried"] <= 103
     wait_until(lambda: pair.is_published(2), "every total is published under epoch 2", worker)
     worker.stop()
     pair.is_true()
@@ -348,6 +359,8 @@ def test_parts(pair: Pair) -> None:
     assert pair.states() == {1: "live", 2: "scratch", 3: "scratch", 4: "scratch", 5: "scratch"}
     assert "can never be live" in pair.ends(3, "cutover", "2", "--yes").stderr
     assert "neither offsets" in pair.ends(2, "rebuild", "--yes", "--until", "soon").stderr
+    assert "named twice" in pair.ends(2, "rebuild", "--yes", "--until", "0:9,0:9").stderr
+    assert "future" in pair.ends(3, "rebuild", "--yes", "--until", "2999-01-01T00:00Z").stderr
     pair.does("abandon", "2", "--yes")
     assert pair.states()[2] == "abandoned"
     assert pair.live() == (1, 1)

@@ -33,6 +33,18 @@ class Faults(Protocol):
         ...
 
 
+class Nth:
+    """The n-th call meets a fate."""
+
+    def __init__(self, at: int, fate: Fate) -> None:
+        self.calls = 0
+        self._at, self._fate = at, fate
+
+    def fate(self, call: str) -> Fate:  # noqa: ARG002  # every call alike
+        self.calls += 1
+        return self._fate if self.calls == self._at else Fate.FINE
+
+
 class Late:
     """What is on its way to the store: each lands `calls` writes later, whoever makes these."""
 

@@ -5,7 +5,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projector.comparison import Cause, Comparer
+from projector.comparison import Comparer
+from projector.differences import Cause
 from projector.event import KPIS
 from projector.fold import EventId, Sighting
 from projector.tally import Scope

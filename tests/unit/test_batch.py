@@ -1,11 +1,20 @@
 """The queue of applied batches."""
 
+import random
+
 import pytest
 
 from projector import batch
 from projector.balance import Totals
-from projector.batch import Batch, Queue
+from projector.batch import BATCHES_MAX, Batch, Queue
+from projector.config import Config
 from projector.log import Message
+from projector.projector import Projector
+from tests.fault.memory_log import MemoryLog
+from tests.fault.memory_store import MemoryStore
+from tests.fault.oracle import INPUT
+from tests.fault.script import event, prepare
+from tests.fault.simulation import GENERATION, VirtualClock
 
 
 def quarantined(size: int) -> Batch:
@@ -47,3 +56,30 @@ def test_full_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     queue.clear()
     assert not queue.full
     assert len(queue) == 0
+
+
+def test_a_worker_reads_no_more_while_its_queue_is_full() -> None:
+    """The device is stuck and nothing settles: it holds what the queue takes; once it goes on, all is committed."""
+    clock = VirtualClock()
+    store = MemoryStore(lambda: clock.now * 1000, flush_ms=100, settle_ms=300)
+    log = MemoryLog(lambda: clock.now * 1000, random.Random(1))
+    prepare(log, store)
+    log.append([Message(INPUT, None, event(number % 8, "click", "tag-1"), (), 0, 0) for number in range(200)])
+    clock.sleep(10)
+    config = Config(batch_records=2, batch_ms=1)
+    worker = Projector(log, store, config, GENERATION, 1, "a", 0.3, clock=clock, patience_s=0.0)
+    worker.join()
+    store.stall(True)
+
+    def turns(number: int) -> None:
+        for _ in range(number):
+            worker.turn()
+            clock.sleep(0.1)
+
+    turns(200)
+    most = BATCHES_MAX * config.batch_records
+    assert most <= sum(each.verdicts.consumed for each in worker._queue) < most + config.batch_records
+    assert log.offsets == {}
+    store.stall(False)
+    turns(1_000)
+    assert {partition: each.offset for partition, each in log.offsets.items()} == log.ends(INPUT)

@@ -26,7 +26,7 @@ from projector.pointer import POINTER
 from projector.projector import Projector
 from projector.store import Delete, Presence, Put, Read, RowKey, Store, Write
 from tests.end_to_end.traffic import Traffic
-from tests.fault.faults import Crash, Fate, FaultyLog, FaultyStore, Late
+from tests.fault.faults import Crash, Fate, FaultyLog, FaultyStore, Late, Nth
 from tests.fault.memory_store import MemoryStore
 from tests.generations import CONFIG, LIVE, REBUILT, Counting, GroupsLog, Oldest, create_campaigns, ids_of
 
@@ -94,18 +94,6 @@ def test_what_is_gone_is_carried_and_the_rest_recounted(tmp_path: Path) -> None:
     compared = Comparer(log, store, config, live, rebuilt).compare()
     assert compared.same
     assert compared.ids_held == (traffic.verdicts["counted"],) * 2
-
-
-class Nth:
-    """The n-th call meets a fate."""
-
-    def __init__(self, at: int, fate: Fate) -> None:
-        self.calls = 0
-        self._at, self._fate = at, fate
-
-    def fate(self, call: str) -> Fate:  # noqa: ARG002  # every call alike
-        self.calls += 1
-        return self._fate if self.calls == self._at else Fate.FINE
 
 
 def live_ids() -> dict[int, dict[EventId, Sighting]]:
@@ -241,6 +229,18 @@ def test_an_id_that_a_killed_recount_left_before_the_new_head_is_carried_too() -
     Counting(store, REBUILT).count(1, {"id-22": [0, 100, 0, 3]})
     assert live_ids()[1]["id-22"] != [0, 100, 0, 3]
     assert carry(log, store, CONFIG, LIVE, REBUILT) == {0: 8, 1: 4}
+
+
+def test_a_scratch_generation_of_some_campaigns_gets_these_alone() -> None:
+    """Neither ids nor a row of another one, and its checkpoint counts its own."""
+    log, store = prepared()
+    ids = before_heads()[1]
+    counted = Counter(sighting[2] for sighting in ids.values())
+    assert 0 < len(ids) < sum(HEADS.values())
+    assert carry(log, store, CONFIG, LIVE, REBUILT, campaigns=[1]) == counted
+    assert ids_of(store, REBUILT, 1) == ids
+    assert [row.bins["c-id"] for page in store.scan(REBUILT.campaigns, ("c-id",)) for row in page] == [1]
+    assert {p: each.offset for p, each in log.checkpoint(REBUILT.group, CONFIG.input_topic).items()} == HEADS
 
 
 def test_a_topic_that_is_whole_needs_no_carry() -> None:

@@ -23,6 +23,7 @@ from projector.errors import (
     Retryable,
     RowTooBig,
     SlotTaken,
+    Superseded,
 )
 
 
@@ -83,6 +84,18 @@ def test_what_cannot_be_reached_ends_with_2(
     assert end(kind("127.0.0.1:9: refused")) == 2
     words = capsys.readouterr().err
     assert words.startswith("error: cannot reach the log or the store: 127.0.0.1:9: refused; ")
+    assert words.count("\n") == 1
+
+
+def test_what_another_came_before_ends_with_3(
+    end: Callable[[BaseException], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused by the state of things, with the way out in one line."""
+    assert end(Superseded("another change of the pointer row came first")) == 3
+    words = capsys.readouterr().err
+    assert words.startswith("error: another change of the pointer row came first: ")
+    assert "projector generations" in words
+    assert "again" in words
     assert words.count("\n") == 1
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from projector import comparison
 from projector.backends.embedded_store import EmbeddedStore
-from projector.comparison import Cause, Comparer
+from projector.comparison import Comparer
+from projector.differences import Cause
 from projector.event import KPIS
 from projector.fold import EventId, Sighting
 from projector.generation import Generation
@@ -183,6 +184,56 @@ def test_what_was_excused_as_past_a_checkpoint_is_not_once_that_has_moved(
     assert comparer.compare().counts == {Cause.PAST_CHECKPOINT: 20}
     log.commit(rebuilt, {0: IDS})
     assert comparer.compare().counts == {Cause.UNEXPLAINED: 20}
+
+
+def test_what_one_has_not_read_yet_is_found_in_the_newest_pages(
+    store: Store, pair: tuple[Generation, Generation]
+) -> None:
+    """Both run on between two looks, one ahead of the other: the ids of years are not searched for that.
+
+    An id that both have is no difference, wherever each counted it.
+    """
+    live, rebuilt = pair
+    log = GroupsLog()
+    reads = Reads(store)
+    workers = [Counting(store, generation, page_ids=4) for generation in pair]
+    twice = ids(1, first=5)
+    for worker in workers:
+        worker.count(ONE, {key: value for key, value in ids(IDS).items() if key not in twice})
+    comparer = Comparer(log, reads, CONFIG, live, rebuilt)  # type: ignore[arg-type]  # passes all on
+    comparer.refresh()
+    reads.pages.clear()
+    workers[0].count(ONE, ids(6, first=IDS))
+    workers[1].count(ONE, ids(2, first=IDS))
+    log.commit(live, {0: IDS + 6})
+    log.commit(rebuilt, {0: IDS + 2})
+    compared = comparer.compare()
+    assert sorted(each.live[3] for each in compared.ids if each.live) == [62, 63, 64, 65]
+    assert compared.counts == {Cause.PAST_CHECKPOINT: 4}
+    assert len(reads.pages) < 14
+    workers[1].count(ONE, twice)
+    workers[0].count(ONE, {key: [*value[:3], IDS + 6] for key, value in twice.items()})
+    workers[1].count(ONE, ids(2, first=3_000))
+    log.commit(live, {0: IDS + 7})
+    compared = comparer.compare()
+    assert sorted(each.live[3] for each in compared.ids if each.live) == [62, 63, 64, 65]
+    assert compared.counts == {Cause.PAST_CHECKPOINT: 6}
+
+
+def test_a_lost_id_is_not_hidden_by_those_that_one_has_not_read_yet(
+    store: Store, pair: tuple[Generation, Generation]
+) -> None:
+    """It lies far back, and the newest pages account for all others."""
+    live, rebuilt = pair
+    log = GroupsLog()
+    lost = ids(1, first=3)
+    Counting(store, live).count(ONE, ids(IDS))
+    Counting(store, rebuilt).count(ONE, {key: value for key, value in ids(IDS - 9).items() if key not in lost})
+    log.commit(live, {0: IDS})
+    log.commit(rebuilt, {0: IDS - 9})
+    compared = Comparer(log, store, CONFIG, live, rebuilt).compare()
+    assert compared.counts == {Cause.UNEXPLAINED: 1, Cause.PAST_CHECKPOINT: 9}
+    assert [each.id for each in compared.ids if each.cause is Cause.UNEXPLAINED] == list(lost)
 
 
 def test_a_row_that_was_written_anew_is_read_anew(store: Store, pair: tuple[Generation, Generation]) -> None:

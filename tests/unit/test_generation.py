@@ -7,9 +7,9 @@ import pytest
 from projector.backends.embedded_log import EmbeddedLog
 from projector.backends.embedded_store import EmbeddedStore
 from projector.config import Config
-from projector.errors import Misconfigured, Refused
+from projector.errors import Misconfigured, Refused, Retryable
 from projector.generation import Generation
-from projector.pointer import POINTER, create_pointer, read_pointer, settled_pointer
+from projector.pointer import POINTER, PointerRow, create_pointer, read_pointer
 from projector.store import Put, Write
 from projector.topics import Weight, check_topics, create_topics
 
@@ -49,15 +49,15 @@ def test_pointer_is_acted_on_only_settled(store: EmbeddedStore) -> None:
     young = read_pointer(store, 60_000)
     assert young is not None
     assert not young.settled
-    assert settled_pointer(store, 100).settled
-    with pytest.raises(Refused, match="keeps changing"):
-        settled_pointer(store, 60_000, wait_ms=-59_900)
+    assert PointerRow(store, 0.1).settled().settled
+    with pytest.raises(Retryable, match="does not settle"):
+        PointerRow(store, 60).settled(wait_s=-59.9)
 
 
 def test_pointer_that_is_missing_or_damaged_is_named(store: EmbeddedStore) -> None:
     """No pointer row says `projector migrate`; one with a wrong bin says which."""
     with pytest.raises(Misconfigured, match="projector migrate"):
-        settled_pointer(store, 0)
+        PointerRow(store, 0).settled()
     create_pointer(store, "topic-a")
     store.write([Write(POINTER, [Put("epoch", "one")])])
     with pytest.raises(Refused, match="epoch is 'one'"):

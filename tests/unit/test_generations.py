@@ -20,7 +20,7 @@ from projector.page import page_key
 from projector.pointer import CLOSING, POINTER, create_pointer
 from projector.store import Answer, Presence, Put, Read, RowKey, Store, Write
 from tests.aerospike_server import NOT_EXERCISED, Server, server_available
-from tests.fault.faults import Crash, Fate, FaultyLog, FaultyStore, Late
+from tests.fault.faults import Crash, Fate, FaultyLog, FaultyStore, Late, Nth
 from tests.fault.memory_store import MemoryStore
 from tests.generations import CONFIG, LIVE, REBUILT, Counting, GroupsLog, Oldest, create_campaigns, ids_of
 
@@ -100,6 +100,14 @@ def test_an_abandoned_number_is_never_given_again(store: MemoryStore, log: Group
     abandon(log, store, CONFIG, create(GroupsLog(), store, CONFIG).number)
     assert create(GroupsLog(), store, CONFIG).number == 3
     assert [build.state for build in builds(store)] == [State.LIVE, State.ABANDONED, State.BUILDING]
+
+
+def test_a_number_whose_group_has_a_checkpoint_is_not_given(store: MemoryStore, log: GroupsLog) -> None:
+    """The store was lost, the log was not: a generation with empty rows would begin where the lost one stood."""
+    for lost in (2, 3):
+        log.commit(Generation(lost, CONFIG.group), {0: 7})
+    assert create(log, store, CONFIG).number == 4
+    assert [build.number for build in builds(store)] == [1, 4]
 
 
 class Raced:
@@ -242,18 +250,6 @@ def test_created_abandoned_and_created_anew_on_durable_stores(durable_store: Sto
     assert rows(store, LIVE.pages) == []
     assert len(rows(store, LIVE.campaigns)) == len(CAMPAIGNS)
     assert [len(ids_of(store, LIVE, each)) for each in CAMPAIGNS] == [0, 0, 0]
-
-
-class Nth:
-    """The n-th call meets a fate."""
-
-    def __init__(self, at: int, fate: Fate) -> None:
-        self.calls = 0
-        self._at, self._fate = at, fate
-
-    def fate(self, call: str) -> Fate:  # noqa: ARG002  # every call alike
-        self.calls += 1
-        return self._fate if self.calls == self._at else Fate.FINE
 
 
 def test_abandoning_killed_anywhere_and_run_again(monkeypatch: pytest.MonkeyPatch) -> None:

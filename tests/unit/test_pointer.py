@@ -203,10 +203,31 @@ def test_the_history_is_bounded(place: Place) -> None:
     """The newest entries stay."""
     row = place.row()
     for when in range(HISTORY_MAX + 5):
-        row.record(row.settled(), Entry("abandon", "me", when, 1, 2, 1))
+        row.record(lambda _, when=when: Entry("abandon", "me", when, 1, 2, 1))  # type: ignore[misc]  # bound now
     pointer = row.settled()
     assert [each.when for each in pointer.entries] == list(range(5, HISTORY_MAX + 5))
     assert (pointer.live, pointer.state, pointer.epoch) == (1, OPEN, 1)
+
+
+def test_a_change_that_comes_before_an_entry_stays(place: Place) -> None:
+    """The entry is made anew for the row after it; who is overtaken again and again is told."""
+    seen: list[int] = []
+
+    def overtaken(at: Pointer, times: int) -> Entry:
+        seen.append(at.epoch)
+        if len(seen) <= times:
+            place.flip(place.row().close(at, 60), at.live + 1)
+        return Entry("abandon 9", "me", 5, at.live, at.live, at.epoch)
+
+    pointer = place.row().record(lambda at: overtaken(at, 1))
+    assert seen == [1, 2]
+    assert (pointer.live, pointer.state, pointer.epoch) == (2, OPEN, 2)
+    assert [(each.what, each.before, each.after) for each in pointer.entries] == [
+        ("cutover", 1, 2),
+        ("abandon 9", 2, 2),
+    ]
+    with pytest.raises(Superseded, match="again and again"):
+        place.row().record(lambda at: overtaken(at, 1_000))
 
 
 def test_a_damaged_history_is_named(place: Place) -> None:
