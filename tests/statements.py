@@ -16,7 +16,7 @@ from projector.backends.embedded_store import EmbeddedStore
 from projector.config import Config, load
 from projector.log import Message
 from projector.migrate import migrate
-from projector.pointer import settled_pointer
+from projector.pointer import PointerRow
 from projector.projector import Projector
 from projector.statement.creation import create
 from projector.statement.manifest import File, Manifest
@@ -77,7 +77,7 @@ class Place:
 
     def count(self) -> None:
         """One worker, to the end."""
-        pointer = settled_pointer(self.store, 0)
+        pointer = PointerRow(self.store, 0).settled()
         worker = Projector(self.log, self.store, self.config, pointer.generation(self.config), pointer.epoch, "a", 0)
         worker.run(True, lambda: False)
 

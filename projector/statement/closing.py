@@ -9,7 +9,7 @@ from projector.errors import Misconfigured, OffsetsGone, Refused
 from projector.generation import Generation
 from projector.log import Log
 from projector.patience import patiently
-from projector.pointer import Pointer, settled_pointer
+from projector.pointer import Pointer, PointerRow
 from projector.settling import settle_seconds
 from projector.statement.period import Period, iso
 from projector.store import Store
@@ -26,11 +26,11 @@ class Closed:
     """Per partition the next offset: what was counted before it is in the ledger for ever."""
     counted: int
     """How many ids the ledger must hold before the checkpoint: counted and carried, as committed with it."""
-    settle_ms: int
+    settle_s: float
 
     def confirm(self, store: Store) -> None:
         """Raises `Refused` if another generation has gone live since, or this one was rewound; `Retryable`."""
-        pointer = settled_pointer(store, self.settle_ms)
+        pointer = PointerRow(store, self.settle_s).settled()
         if (pointer.live, pointer.epoch) != (self.generation.number, self.epoch):
             raise Refused("another generation went live meanwhile, or this one was rewound: make the statement again")
 
@@ -45,8 +45,7 @@ def close(log: Log, store: Store, config: Config, period: Period, now_ms: int) -
     if period.end * 1000 > now_ms:
         raise Refused(f"the period is not over: it ends at {iso(period.end)}, now it is {iso(now_ms // 1000)}")
     settle_s = patiently(lambda: settle_seconds(store, config.settle_ms, allow_volatile_store=True))
-    settle_ms = round(settle_s * 1000)
-    pointer = settled_pointer(store, settle_ms)
+    pointer = PointerRow(store, settle_s).settled()
     generation = pointer.generation(config)
     _check_topic(log, config, pointer)
     committed = patiently(lambda: log.checkpoint(generation.group, config.input_topic))
@@ -65,7 +64,7 @@ def close(log: Log, store: Store, config: Config, period: Period, now_ms: int) -
             )
         parts.append(totals)
     added = total(parts)
-    return Closed(generation, pointer.epoch, pointer.topic_id, checkpoint, added.counted + added.carried, settle_ms)
+    return Closed(generation, pointer.epoch, pointer.topic_id, checkpoint, added.counted + added.carried, settle_s)
 
 
 def _check_topic(log: Log, config: Config, pointer: Pointer) -> None:
