@@ -7,7 +7,6 @@ from projector.cli import (
     configuration,
     explain,
     generations,
-    history,
     ledger,
     quarantine,
     reading,
@@ -15,6 +14,7 @@ from projector.cli import (
     repair,
     run,
     simulate,
+    statement,
 )
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "configuration",
     "explain",
     "generations",
-    "history",
     "ledger",
     "quarantine",
     "reading",
@@ -32,4 +31,5 @@ __all__ = [
     "repair",
     "run",
     "simulate",
+    "statement",
 ]
