@@ -27,7 +27,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple, NoReturn
-from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -86,7 +85,10 @@ def id_of(text: Any) -> bytes | str | None:
 
 def spelled(event_id: bytes | str) -> str:
     """An id of the ledger as text, the same for all spellings: a UUID in lower case with dashes, else the text."""
-    return str(UUID(bytes=event_id)) if isinstance(event_id, bytes) else event_id
+    if isinstance(event_id, str):
+        return event_id
+    digits = event_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class Decoder:

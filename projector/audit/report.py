@@ -14,6 +14,7 @@ from projector.audit.finding import Finding, Kind
 from projector.audit.result import Audit, Cell
 from projector.errors import Misconfigured
 from projector.event import KPIS
+from projector.printable import printable
 
 FINDINGS_MAX = 1_000
 """Of a kind, on the page."""
@@ -189,6 +190,4 @@ def _moment(second: float | None) -> str:
 
 def _shown(text: str | None) -> str:
     """Text of others, without what would steer a terminal or the direction of writing."""
-    if text is None:
-        return ""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return "" if text is None else printable(text)

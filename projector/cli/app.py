@@ -100,14 +100,6 @@ def moment(ms: int) -> str:
     return "none" if ms < 0 else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
-def printable(text: str) -> str:
-    """A text of others with what a terminal would obey escaped."""
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show how a long command gets on, on stderr; yields `advance(n)`, to be called with what was done since.

@@ -16,10 +16,10 @@ from projector.cli.app import (
     configured,
     moment,
     print_json,
-    printable,
     progress,
 )
 from projector.errors import LedgerDamaged, Misconfigured, Refused
+from projector.printable import printable
 
 if TYPE_CHECKING:
     from projector.explain import Explanation, Explanations

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from projector.cli.app import console, print_json
 from projector.cli.generations import when
-from projector.cli.reading import _printable
+from projector.printable import printable
 
 if TYPE_CHECKING:
     from projector.repair.journal import Told
@@ -41,7 +41,7 @@ def show_history(told: "Sequence[Told]", as_json: bool) -> None:
         what = [line for change in (each.outcomes if each.ended else each.intents) for line in lines(change)]
         more = [f"... and {len(what) - LINES_MAX:,} more"] if len(what) > LINES_MAX else []
         cells = (when(each.run.when) or "", ended, str(each.run.generation), each.run.who, each.run.reason)
-        table.add_row(*(Text(_printable(cell)) for cell in cells), Text("\n".join([*what[:LINES_MAX], *more])))
+        table.add_row(*(Text(printable(cell)) for cell in cells), Text("\n".join([*what[:LINES_MAX], *more])))
     console().print(table)
     if not told:
         print("no repair was ever begun")

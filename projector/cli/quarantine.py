@@ -18,10 +18,10 @@ from projector.cli.app import (
     moment,
     plain_table,
     print_json,
-    printable,
     progress,
 )
 from projector.cli.generations import Yes, confirmed
+from projector.printable import printable
 
 if TYPE_CHECKING:
     from projector.config import Config

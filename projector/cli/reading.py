@@ -19,10 +19,10 @@ from projector.cli.app import (
     moment,
     plain_table,
     print_json,
-    printable,
 )
 from projector.errors import Retryable
 from projector.event import KPIS
+from projector.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

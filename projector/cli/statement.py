@@ -10,6 +10,7 @@ import typer
 
 from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json, progress
 from projector.errors import Misconfigured
+from projector.printable import printable
 
 if TYPE_CHECKING:
     from projector.statement.difference import Change, Comparison, Difference
@@ -138,7 +139,7 @@ def prove_command(
 
     proof = prove(directory, event_id)
     if proof is None:
-        print(f"error: {_printable(event_id)} was not counted in this period", file=sys.stderr)
+        print(f"error: {printable(event_id)} was not counted in this period", file=sys.stderr)
         raise typer.Exit(1)
     if out is None:
         sys.stdout.buffer.write(proof.encoded())
@@ -202,7 +203,7 @@ def _print_manifest(manifest: "Manifest") -> None:
     table = Table("KPI", "counted", box=None, pad_edge=False)
     table.columns[1].justify = "right"
     for kpi, total in manifest.totals.items():
-        table.add_row(Text(_printable(kpi)), f"{total:,}")
+        table.add_row(Text(printable(kpi)), f"{total:,}")
     table.add_row("all", f"{manifest.leaves:,}")
     console().print(table)
     checkpoint = " ".join(f"{partition}:{offset}" for partition, offset in manifest.checkpoint.items())
@@ -215,7 +216,7 @@ def _print_manifest(manifest: "Manifest") -> None:
         ("created", f"{manifest.created} by {manifest.program}"),
         ("root", manifest.root),
     ):
-        print(f"{name + ':':<12}{_printable(text)}")
+        print(f"{name + ':':<12}{printable(text)}")
 
 
 def _print_verification(found: "Verification", counted: "list[Leaf]") -> None:
@@ -224,7 +225,7 @@ def _print_verification(found: "Verification", counted: "list[Leaf]") -> None:
     for leaf in counted:
         print(f"counted:    {_shown(leaf)}")
     for failure in found.failures:
-        print(f"FAILED: {_printable(failure)}")
+        print(f"FAILED: {printable(failure)}")
     if not found.failures:
         print("verified")
 
@@ -242,7 +243,7 @@ def _print_comparison(comparison: "Comparison", counts: "dict[Change, int]") -> 
         for column in table.columns[2:]:
             column.justify = "right"
         for cell in cells:
-            table.add_row(str(cell.campaign), Text(_printable(cell.kpi)), *(f"{value:,}" for value in cell[2:]))
+            table.add_row(str(cell.campaign), Text(printable(cell.kpi)), *(f"{value:,}" for value in cell[2:]))
         console().print(table)
     manifest = comparison.first.manifest
     said = ", ".join(f"{count:,} {change.value}" for change, count in counts.items())
@@ -277,8 +278,4 @@ def _shown(leaf: "Leaf") -> str:
     from projector.statement.period import iso
 
     where = f"{leaf.partition}/{leaf.offset}"
-    return f"{_printable(leaf.id)} campaign {leaf.campaign} {_printable(leaf.kpi)} at {where}, {iso(leaf.second)}"
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return f"{printable(leaf.id)} campaign {leaf.campaign} {printable(leaf.kpi)} at {where}, {iso(leaf.second)}"

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from projector.archive import Walk, places, read_rows
 from projector.errors import LedgerDamaged
-from projector.event import KPIS
+from projector.event import KPIS, spelled
 from projector.fold import EventId, Sighting
 from projector.footing import check
 from projector.prints import Words, mixed
 from projector.statement.closing import Closed
-from projector.statement.leaf import canonical
 from projector.statement.period import Period
 from projector.store import Row, Store
 
@@ -107,7 +106,7 @@ class _Table:
         part = {
             "campaign": np.full(len(rows), campaign, np.int64),
             "kpi": [KPIS[code] for code in codes.tolist()],
-            "id": [canonical(ids[row]) for row in rows.tolist()],
+            "id": [spelled(ids[row]) for row in rows.tolist()],
             "second": np.ascontiguousarray(seconds),
             "partition": np.ascontiguousarray(partitions),
             "offset": np.ascontiguousarray(offsets),

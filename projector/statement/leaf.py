@@ -1,19 +1,14 @@
 """Leaf: one counted id, what a statement is made of, and how `ids.parquet` holds them all."""
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet  # type: ignore[import-untyped]  # no hints
 
-from projector.fold import EventId
-
 COLUMNS = ("campaign", "kpi", "id", "second", "partition", "offset")
 _TYPES = ("int64", "string", "string", "int64", "int32", "int64")
 ROWS_PER_BATCH = 20_000
-
-_UUID = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class Leaf(NamedTuple):
@@ -41,19 +36,6 @@ class Leaf(NamedTuple):
     def place(self) -> tuple[int, bytes]:
         """What leaves are in order of."""
         return self.campaign, self.id.encode()
-
-
-def canonical(event_id: EventId) -> str:
-    """An id of a ledger as text: a UUID, kept as its 16 bytes, in lower case with dashes; else as it is."""
-    if isinstance(event_id, str):
-        return event_id
-    digits = event_id.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
-def spelt(text: str) -> str:
-    """An id in any spelling, as `canonical` writes it."""
-    return canonical(bytes.fromhex(text.replace("-", ""))) if _UUID.fullmatch(text) else text
 
 
 def leaves(path: Path) -> Iterator[Leaf]:

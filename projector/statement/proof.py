@@ -7,8 +7,9 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from projector.errors import Misconfigured, Refused
+from projector.event import id_of, spelled
 from projector.statement import merkle
-from projector.statement.leaf import Leaf, leaves, spelt
+from projector.statement.leaf import Leaf, leaves
 from projector.statement.manifest import Hex32, Manifest, parsed
 from projector.statement.signature import signed
 from projector.statement.verification import NOT_SIGNED, Verification, opened
@@ -63,7 +64,7 @@ def prove(directory: Path, event_id: str) -> Proof | None:
     Raises `Refused` where the statement is not intact, `Misconfigured`.
     """
     statement = opened(directory)
-    wanted = spelt(event_id)
+    wanted = spelled(id_of(event_id) or event_id)
     found = [_Place(number, leaf) for number, leaf in enumerate(leaves(statement.ids)) if leaf.id == wanted]
     if not found:
         return None
