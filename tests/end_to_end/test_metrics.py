@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +23,7 @@ from projector.log import Message
 from projector.migrate import migrate
 from projector.seed import seed
 from projector.store import Read, RowKey
-from tests.end_to_end.harness import Worker, wait_until
+from tests.end_to_end.harness import Pipeline, Worker, wait_until
 from tests.end_to_end.traffic import CLEAN, CONNECTOR, DELETE, Traffic
 
 TAGS = 20
@@ -239,6 +240,33 @@ def test_each_worker_has_its_port(place: Place) -> None:
     place.append(place.traffic.take(50, CLEAN))
     wait_until(lambda: records(scrape(port)) == {("counted", ""): 50}, "all is counted", worker)
     worker.stop()
+
+
+def test_workers_add_up(pipeline: Pipeline) -> None:
+    """On Kafka: two workers share the partitions and the records; what one loses, with its life, the other shows."""
+    port = free_port(2)
+    slots = {slot: pipeline.start("--slot", slot, "--metrics-port", str(port + n)) for n, slot in enumerate("ab")}
+    ports = (port, port + 1)
+
+    def assigned() -> list[float]:
+        return [scrape(each).get(("projector_assigned_partitions",), 0) for each in ports]
+
+    wait_until(lambda: all(assigned()) and sum(assigned()) == pipeline.partitions, "all are shared", *slots.values())
+    pipeline.produce(pipeline.traffic.take(5_000))
+    pipeline.wait_caught_up(*slots.values())
+    wait_until(lambda: [lag(scrape(each)) for each in ports] == [0, 0], "there is no lag", *slots.values())
+    counted: Counter[str] = Counter()
+    for each in ports:
+        found = scrape(each)
+        for (verdict, _), count in records(found).items():
+            counted.update({verdict: int(count)})
+        ages = [value for key, value in found.items() if key[0] == "projector_lag_seconds"]
+        assert set(ages) == {0.0}
+    counted["consumed"] = counted.total()
+    assert counted == +pipeline.traffic.verdicts
+    slots["b"].stop()
+    wait_until(lambda: assigned() == [pipeline.partitions, 0], "the other has them all", slots["a"])
+    slots["a"].stop()
 
 
 @pytest.mark.parametrize("options", [(), ("--workers", "2")])

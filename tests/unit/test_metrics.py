@@ -1,10 +1,11 @@
 """Metrics: what is written down, what of it Prometheus reads, and what health is made of it."""
 
 import json
+import random
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
 
@@ -18,6 +19,8 @@ from projector.backends.embedded_store import EmbeddedStore
 from projector.balance import Totals
 from projector.batch import Batch, Queue
 from projector.chain import Chains
+from projector.config import Config
+from projector.endpoint import signs
 from projector.errors import InDoubt, Retryable
 from projector.exposition import REASONS, Exposition
 from projector.fold import Change
@@ -25,11 +28,17 @@ from projector.generation import Generation
 from projector.health import Signs, stuck, unready
 from projector.lag import KNOWN_S, Lag, watch
 from projector.ledger import Ledger
-from projector.log import Offset
+from projector.log import Message, Offset
 from projector.metrics import Held, Histogram, Metrics
 from projector.patience import Patience
+from projector.projector import Projector
 from projector.settling import Settling
-from projector.store import Answer, Outcome, Presence, Put, RowKey, Write
+from projector.store import Answer, Move, Outcome, Presence, Put, RowKey, Write
+from tests.fault.memory_log import MemoryLog
+from tests.fault.memory_store import MemoryStore
+from tests.fault.oracle import INPUT
+from tests.fault.script import event, prepare
+from tests.fault.simulation import GENERATION, VirtualClock
 from tests.fault.stepped import Time
 
 ROOT = Path(__file__).parents[2]
@@ -142,6 +151,63 @@ def test_the_ledger_counts_its_ids_and_pages(tmp_path: Path) -> None:
     assert chains.held.ids == 80
     ledger.forget()
     assert (chains.held.ids, chains.held.index_bytes, chains.held.rotations) == (0, 0, pages)
+
+
+def test_a_page_whose_sealing_is_in_doubt_is_told(tmp_path: Path) -> None:
+    """Such a write is never sent again, the row is read instead; it counts all the same."""
+
+    class Doubtful(EmbeddedStore):
+        doubted = 0
+
+        def write(self, writes: Sequence[Write]) -> list[Answer]:
+            answers = super().write(writes)
+            if not self.doubted and any(isinstance(part, Move) for write in writes for part in write.operations):
+                self.doubted += 1
+                return [Answer(Outcome.FAILED, error=InDoubt("?"))] * len(writes)
+            return answers
+
+    store, heard = Doubtful(tmp_path / "store.db"), list[BaseException]()
+    stats = dict.fromkeys(("clicks", "conversions", "impressions", "visits"), 0)
+    store.write([Write(RowKey("campaigns", 1), [Put("c-id", 1), Put("stats", stats)], Presence.ABSENT)])
+    time, patience, generation = Time(), Patience(0, heard.append), Generation(1, "projector")
+    settling = Settling(store, 0, patience, time.monotonic)
+    chains = Chains(store, generation, patience, settling, time.monotonic, 5, 1 << 20)
+    ledger = Ledger(store, chains, generation.pages, patience, 1 << 20, lambda _: None)
+    for number in range(20):
+        event_id = uuid.uuid5(uuid.NAMESPACE_OID, str(number)).bytes
+        assert ledger.apply({1: Change({event_id: [1, 0, 0, number]})})[1].counted
+    assert (store.doubted, [type(error) for error in heard]) == (1, [InDoubt])
+
+
+def test_a_worker_writes_down_what_it_commits() -> None:
+    """Offsets and times as the log has them, from its checkpoint on; of no partition after it has left."""
+    clock = VirtualClock()
+    clock.sleep(1_000)
+    store = MemoryStore(lambda: clock.now * 1000, flush_ms=0, settle_ms=0)
+    log = MemoryLog(lambda: clock.now * 1000, random.Random(1))
+    prepare(log, store)
+    log.append([Message(INPUT, None, event(5 + p, "click", "tag-1"), (), p, 5_000 + p) for p in (0, 1)])
+    metrics = Metrics()
+    config = Config(batch_records=5, batch_ms=1)
+    worker = Projector(log, store, config, GENERATION, 1, "a", 0.0, clock=clock, patience_s=0.0, metrics=metrics)
+    worker.join()
+    worker.turn()
+    assert metrics.offsets == dict.fromkeys(log.ends(INPUT), 0)
+    for _ in range(50):
+        worker.turn()
+        clock.sleep(0.1)
+    assert metrics.offsets == {p: offset.offset for p, offset in log.offsets.items()} == log.ends(INPUT)
+    assert metrics.newest_ms == {0: 5_000, 1: 5_001}
+    assert (metrics.counted, metrics.duplicate, metrics.parked, metrics.rejected) == (7, 3, 1, 1)
+    assert metrics.reasons == {
+        ("duplicate", "conflict"): 1,
+        ("parked", "unknown-tag"): 1,
+        ("rejected", "not-json"): 1,
+    }
+    assert sum(metrics.batch_seconds.counts) >= 3  # 12 records
+    assert metrics.held.ids == 7
+    worker.leave()
+    assert (metrics.offsets, metrics.newest_ms) == ({}, {})
 
 
 @pytest.mark.parametrize("order", [(InDoubt("?"), Retryable("no")), (Retryable("no"), InDoubt("?"))])
@@ -334,8 +400,21 @@ def test_the_watch_goes_on_after_errors_and_closes_its_log(monkeypatch: pytest.M
 # --- health
 
 
+def test_a_standstill_ends_with_each_commit_that_moves_on() -> None:
+    """And begins with the lag, not with the last commit: that may be long ago."""
+    metrics = Metrics(turned_at=990.0)
+    metrics.assigned({0: 10, 1: 5})
+    lag = Lag(metrics)
+    assert signs(metrics, lag, 1_000.0) == Signs(10.0, 0, 0.0, 2)
+    metrics.advanced_at = 1.0
+    lag.look({0: 30, 1: 6}, 900.0, WALL)
+    assert signs(metrics, lag, 1_000.0) == Signs(10.0, 21, 100.0, 2)
+    metrics.advanced_at = 995.0
+    assert signs(metrics, lag, 1_000.0) == Signs(10.0, 21, 5.0, 2)
+
+
 @pytest.mark.parametrize(
-    ("signs", "said"),
+    ("shown", "said"),
     [
         (Signs(None, 0, 0.0, 0), None),  # it waits for the store, with its supervisor
         (Signs(1.0, 0, 0.0, 3), None),  # idle
@@ -346,9 +425,9 @@ def test_the_watch_goes_on_after_errors_and_closes_its_log(monkeypatch: pytest.M
         (Signs(BOUND + 1, 0, 0.0, 3), "the loop has not turned for 121 s"),
     ],
 )
-def test_stuck(signs: Signs, said: str | None) -> None:
+def test_stuck(shown: Signs, said: str | None) -> None:
     """With records to go and no commit, or a loop that stands still, for longer than the bound; never where idle."""
-    assert stuck(signs, BOUND) == said
+    assert stuck(shown, BOUND) == said
 
 
 def test_ready_with_partitions() -> None:
@@ -391,6 +470,13 @@ def test_alerts_name_metrics_that_exist() -> None:
     assert len(group["rules"]) == len({rule["alert"] for rule in group["rules"]})
     assert "projector_stuck" in used
     assert used <= names()
+
+
+def test_the_manual_explains_every_metric_and_no_other() -> None:
+    """By the name that a query has."""
+    page = (ROOT / "docs" / "operating.md").read_text()
+    explained = set(re.findall(r"\bprojector_\w+", page))
+    assert explained == {re.sub(r"_(bucket|count|sum)$", "", name) for name in names() if name.startswith("projector_")}
 
 
 def test_the_dashboard_shows_every_metric_and_no_other() -> None:
