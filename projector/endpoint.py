@@ -6,6 +6,7 @@ by nobody else.
 
 import socket
 import socketserver
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -118,6 +119,11 @@ class _Server(ThreadingHTTPServer):
         """Without asking a name server for our own name, as `HTTPServer` does."""
         socketserver.TCPServer.server_bind(self)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away before it has its answer is no news; anything else is a fault of ours."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
 
 class _Server6(_Server):
     address_family = socket.AF_INET6
@@ -152,6 +158,6 @@ def _listening(address: str, port: int, handler: Callable[..., BaseHTTPRequestHa
         return (_Server6 if ":" in address else _Server)((address, port), handler)
     except OSError as error:
         raise Misconfigured(
-            f"metrics cannot be served at {address}, port {port}: {error.strerror}: give another --metrics-port, or "
-            "stop what listens there"
+            f"metrics cannot be served at {address}, port {port}: {error.strerror or error}: give another "
+            "--metrics-port or --metrics-address, or stop what listens there"
         ) from error

@@ -4,6 +4,7 @@ import random
 import signal
 import socket
 import sqlite3
+import struct
 import sys
 import time
 import urllib.error
@@ -173,6 +174,10 @@ def test_numbers_are_the_truth(place: Place) -> None:
         wait_until(counted, "all is counted", worker)
     assert [each for each in seen if 0 < each < len(good)], "it was never scraped while it counted"
 
+    for request in (b"GET /metr", b"GET /metrics HTTP/1.0\r\n\r\n", b"\x16\x03\x01 no HTTP\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", port)) as rude:
+            rude.sendall(request)
+            rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
     wait_until(lambda: lag(scrape(port)) == 0, "there is no lag", worker)
     found = scrape(port)
     assert records(found) == truth
@@ -187,6 +192,7 @@ def test_numbers_are_the_truth(place: Place) -> None:
     assert (get(port, "livez")[0], get(port, "readyz")[0], get(port, "else")[0]) == (200, 200, 404)
     worker.stop()
     assert get(port, "livez")[0] == 0
+    assert "Traceback" not in worker.said
 
 
 def test_stuck_and_idle(place: Place) -> None:
