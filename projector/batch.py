@@ -1,6 +1,6 @@
 """Batches that are applied and wait until they have settled, in the order in which they will be committed."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -24,6 +24,10 @@ class Batch:
     values: dict[int, Value] = field(default_factory=dict)
     quarantined: list[Message] = field(default_factory=list)
     verdicts: Totals = field(default_factory=Totals)
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Records set aside, by verdict and reason."""
+    newest_ms: dict[int, int] = field(default_factory=dict)
+    """Per partition the Kafka timestamp of its last record."""
 
     @property
     def bytes(self) -> int:
@@ -42,7 +46,10 @@ class Queue:
     def __init__(self, batch_records: int) -> None:
         self._batch_records = batch_records
         self._batches: deque[Batch] = deque()
-        self._records = 0
+        self.records = 0
+        """Records that have a verdict and are not committed."""
+        self.oldest_at: float | None = None
+        """`answered_at` of the oldest batch. This and `records` may be read by another thread."""
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -54,23 +61,26 @@ class Queue:
     @property
     def full(self) -> bool:
         """No further batch may be applied."""
-        return self._records >= BATCHES_MAX * self._batch_records or self._bytes >= BYTES_MAX
+        return self.records >= BATCHES_MAX * self._batch_records or self._bytes >= BYTES_MAX
 
     def append(self, batch: Batch) -> None:
         """Put a batch at the end."""
         self._batches.append(batch)
-        self._records += batch.verdicts.consumed
+        self.records += batch.verdicts.consumed
         self._bytes += batch.bytes
+        self.oldest_at = self._batches[0].answered_at
 
     def remove(self, count: int) -> None:
         """Take the oldest `count` away: they are committed."""
         for _ in range(count):
             batch = self._batches.popleft()
-            self._records -= batch.verdicts.consumed
+            self.records -= batch.verdicts.consumed
             self._bytes -= batch.bytes
+        self.oldest_at = self._batches[0].answered_at if self._batches else None
 
     def clear(self) -> None:
         """Drop all: none of them is committed."""
         self._batches.clear()
-        self._records = 0
+        self.oldest_at = None
+        self.records = 0
         self._bytes = 0

@@ -15,6 +15,7 @@ from projector.adoption import COUNTS_WITHOUT_LEDGER, NOT_ADOPTED, adoption, cou
 from projector.errors import Refused, Retryable, RowTooBig
 from projector.fold import EventId
 from projector.generation import Generation
+from projector.metrics import Held
 from projector.page import BEFORE_MAX, NO_PAGE, ROOT, Page, damaged, operations, page_key
 from projector.page import BINS as PAGE_BINS
 from projector.patience import Patience
@@ -64,12 +65,18 @@ class Chain:
     stale: bool = True
 
     accounted_bytes: int = 0
-    """Memory that it was last counted with."""
+    accounted_ids: int = 0
+    """Memory and ids that it was last counted with."""
 
     @property
     def seen_bytes(self) -> int:
         """How much of the row `seen` takes, roughly."""
         return self.row_bytes - self.sealed_bytes
+
+    @property
+    def ids(self) -> int:
+        """Ids in the ledger, archived, sealed and seen."""
+        return len(self.index) + self.seen
 
     @property
     def memory_bytes(self) -> int:
@@ -108,7 +115,7 @@ class Chains:
         self._clock = clock
         self._page_ids = page_ids
         self._memory_bytes_max = memory_bytes_max
-        self._memory_bytes = 0
+        self.held = Held()
         self._chains: OrderedDict[int, Chain] = OrderedDict()
         self._random = random.SystemRandom()
 
@@ -121,7 +128,7 @@ class Chains:
     def forget(self) -> None:
         """Drop all: the store may have forgotten what it said."""
         self._chains.clear()
-        self._memory_bytes = 0
+        self.held.index_bytes = self.held.ids = 0
 
     def row(self, campaign: int) -> RowKey:
         """Where the campaign's row stands."""
@@ -366,16 +373,20 @@ class Chains:
         for campaign in keep:
             chain = self._chains.get(campaign)
             if chain is not None:
-                self._memory_bytes += chain.memory_bytes - chain.accounted_bytes
-                chain.accounted_bytes = chain.memory_bytes
-        while self._memory_bytes > self._memory_bytes_max:
+                memory_bytes, ids = chain.memory_bytes, chain.ids
+                self.held.index_bytes += memory_bytes - chain.accounted_bytes
+                self.held.ids += ids - chain.accounted_ids
+                chain.accounted_bytes, chain.accounted_ids = memory_bytes, ids
+        while self.held.index_bytes > self._memory_bytes_max:
             oldest = next((campaign for campaign in self._chains if campaign not in keep), None)
             if oldest is None:
                 return
             self._drop(oldest)
 
     def _drop(self, campaign: int) -> None:
-        self._memory_bytes -= self._chains.pop(campaign).accounted_bytes
+        chain = self._chains.pop(campaign)
+        self.held.index_bytes -= chain.accounted_bytes
+        self.held.ids -= chain.accounted_ids
 
 
 def _adoptable(row: Row) -> bool:

@@ -29,6 +29,8 @@ class Verdicts(NamedTuple):
     totals: dict[int, Totals]
     values: dict[int, Value]
     quarantined: list[Message]
+    reasons: Counter[tuple[str, str]]
+    """Of what goes to quarantine, by verdict and reason."""
 
 
 class Judge:
@@ -59,6 +61,8 @@ class Judge:
             config.page_ids,
             config.index_mib_max << 20,
         )
+        self.held = chains.held
+        """What the caches hold, kept up to date."""
         row_bytes_max = row_bound(store, config.row_bytes_max)
         self._ledger = Ledger(store, chains, generation.pages, patience, row_bytes_max, clock.sleep)
 
@@ -79,8 +83,10 @@ class Judge:
         consumed = Counter(map(attrgetter("partition"), records))
         counts: dict[str, Counter[int]] = {name: Counter() for name in ("counted", "duplicate", "parked", "rejected")}
         quarantined: list[Message] = []
+        reasons: Counter[tuple[str, str]] = Counter()
 
         def set_aside(record: Record, verdict: str, reason: str, detail: str) -> None:
+            reasons[verdict, reason] += 1
             quarantined.append(
                 quarantine.message(
                     self._config.quarantine_topic,
@@ -132,7 +138,7 @@ class Judge:
             partition: Totals(count, **{verdict: found[partition] for verdict, found in counts.items()})
             for partition, count in consumed.items()
         }
-        return Verdicts(totals, _values(judgements), quarantined)
+        return Verdicts(totals, _values(judgements), quarantined, reasons)
 
 
 def _values(judgements: Mapping[int, Judgement]) -> dict[int, Value]:

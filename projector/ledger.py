@@ -243,6 +243,10 @@ class Ledger:
             for (campaign, _, _), answer in zip(
                 sealing, self._store.write([write for _, write, _ in sealing]), strict=True
             ):
+                if answer.outcome is Outcome.APPLIED:
+                    self._chains.held.rotations += 1
+                elif answer.error is not None:
+                    self._patience.failed(answer.error)
                 self._take(campaign, work[campaign], tried[campaign], answer)
                 self._chains[campaign].stale = True
 

@@ -12,6 +12,7 @@ from projector.generations import bounded
 from projector.kpi import Value
 from projector.last_word import LastWord
 from projector.log import Log, Message, Record
+from projector.metrics import Metrics
 from projector.projector import Projector
 from projector.store import Store
 
@@ -79,6 +80,7 @@ class MutedProjector(Projector):
         beat: Callable[[], None] = lambda: None,
         clock: Clock = time,
         patience_s: float = 20.0,
+        metrics: Metrics | None = None,
     ) -> None:
         super().__init__(
             log,
@@ -93,6 +95,7 @@ class MutedProjector(Projector):
             beat=beat,
             clock=clock,
             patience_s=patience_s,
+            metrics=metrics,
         )
         self._last_word = _Silence(store, generation.campaigns, self._patience, 0, clock.monotonic)
         self._bound_now = bound

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from projector.errors import Retryable
+from projector.errors import InDoubt, Retryable
 from projector.store import Answer, Outcome, Row, Store, Write
 
 T = TypeVar("T")
@@ -24,10 +24,12 @@ class Patience:
         failed: Callable[[BaseException], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self.failed = failed or _nothing
+
         def note(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
-            if failed and error:
-                failed(error)
+            if error:
+                self.failed(error)
 
         self._attempts = Retrying(
             retry=retry_if_exception_type(Retryable),
@@ -55,7 +57,8 @@ class Patience:
             failed: Exception | None = None
             for number, answer in zip(pending, store.write([writes[number] for number in pending]), strict=True):
                 if answer.outcome is Outcome.FAILED:
-                    failed = answer.error or Retryable(f"{writes[number].row}: the write failed")
+                    if not isinstance(failed, InDoubt):  # of many errors the one that says most
+                        failed = answer.error or Retryable(f"{writes[number].row}: the write failed")
                 else:
                     answers[number] = answer
             if failed is not None:
@@ -67,6 +70,10 @@ class Patience:
     def scan(self, store: Store, set_name: str, bins: Sequence[str]) -> list[Row]:
         """All rows of a set, at once: only for bins that are small. A scan that fails is begun anew."""
         return self(lambda: [row for page in store.scan(set_name, bins) for row in page])
+
+
+def _nothing(_: BaseException) -> None:
+    pass
 
 
 patiently = Patience()

@@ -66,8 +66,9 @@ class Projector(Listener):
         beat: Callable[[], None] = lambda: None,
         clock: Clock = time,
         patience_s: float = 20.0,
+        metrics: Metrics | None = None,
     ) -> None:
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self._log = log
         self._config = config
         self._generation = generation
@@ -88,6 +89,7 @@ class Projector(Listener):
         self._copied_at = float("-inf")
         self._to_copy: dict[int, Offset] = {}
         self._queue = Queue(config.batch_records)
+        self.metrics.attach(self._queue, self._judge.held)
         self._positions: dict[int, tuple[int, Totals | None]] = {}
         """Per owned partition the next offset and the totals, as after the last batch of the queue."""
         self._stale = False
@@ -241,18 +243,28 @@ class Projector(Listener):
         """Decode, resolve, fold and apply; positions and totals as they stand after it."""
         consumed = Counter(map(attrgetter("partition"), records))
         self._take_incarnation()
+        began = self._clock.monotonic()
         verdicts = self._judge.judge(records)
         answered_at = self._clock.monotonic()
+        self.metrics.batch_seconds.observe(answered_at - began)
         positions: dict[int, tuple[int, Totals | None]] = {}
-        last = dict(map(attrgetter("partition", "offset"), records))
+        last = dict(zip(map(attrgetter("partition"), records), records, strict=True))
         for partition, count in consumed.items():
             added = verdicts.totals[partition]
             if not count == added.consumed == added.judged:
                 raise Fatal(f"partition {partition}: {count} records, {added.judged} verdicts: nothing committed")
             totals = self._positions[partition][1]
-            positions[partition] = (last[partition] + 1, totals.plus(added) if totals else None)
+            positions[partition] = (last[partition].offset + 1, totals.plus(added) if totals else None)
         self._positions.update(positions)
-        return Batch(positions, answered_at, verdicts.values, verdicts.quarantined, total(verdicts.totals.values()))
+        return Batch(
+            positions,
+            answered_at,
+            verdicts.values,
+            verdicts.quarantined,
+            total(verdicts.totals.values()),
+            verdicts.reasons,
+            {partition: record.timestamp_ms for partition, record in last.items()},
+        )
 
     def _commit_settled(self) -> None:
         """One transaction for the settled front of the queue: totals as read back, quarantine, offsets, balance."""
@@ -275,12 +287,11 @@ class Projector(Listener):
             for partition, (offset, totals) in positions.items()
         }
         self._beat()
+        began = self._clock.monotonic()
         self.member.commit(messages, offsets)
         self._queue.remove(len(batches))
         self._last_word.owe(values, published=True)
-        self.metrics.transactions += 1
-        for batch in batches:
-            self.metrics.add(batch.verdicts)
+        self.metrics.committed(batches, offsets, self._clock.monotonic() - began)
         self._to_copy.update(offsets)
         self._copy_checkpoint()
 
@@ -355,6 +366,7 @@ class Projector(Listener):
         self._give_up(partitions)
 
     def _give_up(self, partitions: Sequence[int]) -> None:
+        self.metrics.given_up(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)
         if not self._positions:
@@ -397,6 +409,7 @@ class Projector(Listener):
         if self._assignment_failed:
             # The client was never told where to start: join anew, the slot keeps its partitions.
             self.member.close()
+            self.metrics.given_up(list(self._positions))
             self._positions.clear()
             self.join()
             self._assignment_failed = self._producer_dead = self._stale = False
@@ -435,6 +448,7 @@ class Projector(Listener):
             for partition in partitions
         }
         self._positions.update({partition: (begin.offset, begin.totals) for partition, begin in starts.items()})
+        self.metrics.assigned({partition: begin.offset for partition, begin in starts.items()})
         first = {partition: self._positions[partition] for partition, begin in starts.items() if not begin.recorded}
         if first:
             self._take_incarnation()

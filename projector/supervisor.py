@@ -86,14 +86,22 @@ class _Worker:
                 logger.log(level if isinstance(level, int) else logging.INFO, "%s: %s", self.slot, told.get("message"))
 
 
-def supervise(slots: Sequence[str], command: Sequence[str], signals: Callable[[], int], quiet: bool = False) -> int:
+def supervise(
+    slots: Sequence[str],
+    command: Sequence[str],
+    signals: Callable[[], int],
+    quiet: bool = False,
+    metrics_port: int | None = None,
+) -> int:
     """Run one worker process per slot until all have ended; answers the exit code.
 
     `command` starts a worker, `--slot` is added. `signals` counts the stop signals so far: the first stops all in
     order, the second at once. A worker is started again after the watchdog's exit code and after signals only; slot
     taken ends that worker alone, any other failure ends all. `quiet`: the caller shows how they get on.
+    `metrics_port`: of the first worker; each has the next one.
     """
-    workers = [_Worker(slot, command) for slot in slots]
+    ports = [[] if metrics_port is None else ["--metrics-port", str(metrics_port + n)] for n in range(len(slots))]
+    workers = [_Worker(slot, [*command, *port]) for slot, port in zip(slots, ports, strict=True)]
     progress = None if quiet else Progress(lambda: Sample.sum(worker.sample for worker in workers))
     told = 0
     result = 0

@@ -7,7 +7,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from projector.config import Config
     from projector.generation import Generation
     from projector.log import Log
+    from projector.metrics import Metrics
     from projector.preflight import Cleared
     from projector.store import Store
 
@@ -81,6 +83,18 @@ def run(
             "--restore-checkpoint", help="Where Kafka has lost the checkpoint, go on at its copy in the store."
         ),
     ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65_535,
+            help="Serve /metrics for Prometheus, /livez and /readyz at this port; with --workers each worker at the "
+            "next one.  [default: off]",
+        ),
+    ] = None,
+    metrics_address: Annotated[
+        str, typer.Option(help="Where --metrics-port listens; 0.0.0.0: to everybody.", metavar="ADDRESS")
+    ] = "127.0.0.1",
     log_format: Annotated[LogFormat, typer.Option(help="Log lines as text or as JSON.")] = LogFormat.TEXT,
     supervisor: Annotated[int | None, typer.Option("--supervised-by", hidden=True)] = None,
     building: Annotated[int | None, typer.Option("--building", hidden=True)] = None,
@@ -92,13 +106,16 @@ def run(
     7 watchdog, 8 slot taken.
     """
     from projector import logs
+    from projector.metrics import Metrics
 
     config = configured(config_file, settings)
     logs.begin("json" if supervisor else log_format.value)
     host = socket.gethostname()
     if workers is None:
         name = slot or f"{host}-0"
-        _work(config, name, until_end, accept_head, restore_checkpoint, supervisor, building)
+        metrics = Metrics()
+        with _served(metrics, metrics_address, metrics_port) as watch:
+            _work(config, name, until_end, accept_head, restore_checkpoint, supervisor, building, metrics, watch)
         return
     if slot:
         raise typer.BadParameter(
@@ -109,6 +126,13 @@ def run(
     from projector.preflight import preflight
     from projector.supervisor import supervise, worker_command
 
+    if metrics_port is not None:
+        from projector.endpoint import check_free
+
+        if metrics_port + workers > 65_536:
+            raise typer.BadParameter(f"{workers} workers need as many ports", param_hint="--metrics-port")
+        for n in range(workers):
+            check_free(metrics_address, metrics_port + n)
     log, store = open_log(config), open_store(config)
     try:
         preflight(log, store, config)
@@ -120,8 +144,26 @@ def run(
         options += ["--set", setting]
     options += ["--until-end"] * until_end + ["--accept-head"] * accept_head
     options += ["--restore-checkpoint"] * restore_checkpoint
+    options += ["--metrics-address", metrics_address] if metrics_port is not None else []
     stops = _Stops(end_at_second=False)
-    sys.exit(supervise([f"{host}-{n}" for n in range(workers)], worker_command(options), lambda: stops.count))
+    slots = [f"{host}-{n}" for n in range(workers)]
+    sys.exit(supervise(slots, worker_command(options), lambda: stops.count, metrics_port=metrics_port))
+
+
+@contextmanager
+def _served(metrics: "Metrics", address: str, port: int | None) -> "Iterator[Callable[[Config, float], None]]":
+    """Serve the metrics, if there is a port; yields what is to be called once log and store are there."""
+    if port is None:
+        yield lambda *_: None
+        return
+    from projector.endpoint import Endpoint
+
+    endpoint = Endpoint(metrics, address, port)
+    logger.info("metrics, livez and readyz at http://%s:%d", f"[{address}]" if ":" in address else address, port)
+    try:
+        yield endpoint.watch
+    finally:
+        endpoint.close()
 
 
 def spare_the_collector() -> None:
@@ -139,6 +181,8 @@ def _work(
     restore_checkpoint: bool,
     supervisor: int | None,
     building: int | None,
+    metrics: "Metrics",
+    watch_lag: "Callable[[Config, float], None]",
 ) -> None:
     """Run one worker in this process; `supervisor` is the process that would start it again.
 
@@ -146,7 +190,6 @@ def _work(
     """
     from projector.following import Watch, build, follow
     from projector.generations import read
-    from projector.metrics import Metrics
     from projector.muted import MutedProjector, below
     from projector.pointer import PointerRow
     from projector.progress import Progress, Sample
@@ -162,7 +205,7 @@ def _work(
     log, store, cleared = _connect(config, supervisor is not None, stopping)
     try:
         watchdog = Watchdog(WATCHDOG_S)
-        metrics = Metrics()
+        watch_lag(config, cleared.settle_s)
         worker: Projector | None = None
 
         def make(generation: "Generation", epoch: int, admitted: Callable[[], bool]) -> Projector:
@@ -181,8 +224,8 @@ def _work(
                 restore_checkpoint=restore_checkpoint and asked_for,
                 admitted=admitted,
                 beat=watchdog.beat,
+                metrics=metrics,
             )
-            worker.metrics = metrics
             return worker
 
         def make_muted(
@@ -201,8 +244,8 @@ def _work(
                 campaigns=scope.campaigns,
                 admitted=admitted,
                 beat=watchdog.beat,
+                metrics=metrics,
             )
-            muted.metrics = metrics
             return muted
 
         spare_the_collector()
@@ -211,17 +254,21 @@ def _work(
             lambda: Sample.of(metrics, worker.lag() if worker else None), SUPERVISED_PROGRESS_S if supervisor else None
         )
 
+        def turned() -> None:
+            metrics.turned()
+            progress()
+
         def waiting() -> None:
             watchdog.beat()
-            progress()
+            turned()
 
         number = building or cleared.generation.number
         logger.info("slot %s, generation %d, settling %d ms", slot, number, cleared.settle_s * 1000)
         watch = Watch(PointerRow(store, cleared.settle_s), tick=waiting)
         if building is None:
-            follow(watch, config, make, until_end, stopping, progress)
+            follow(watch, config, make, until_end, stopping, turned)
         else:
-            build(watch, log, config, building, make_muted, stopping, progress)
+            build(watch, log, config, building, make_muted, stopping, turned)
         progress.close()
         watchdog.stop()
     finally:

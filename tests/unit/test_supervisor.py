@@ -44,6 +44,17 @@ def test_a_slot_that_is_taken_ends_that_worker_alone(tmp_path: Path) -> None:
     assert supervise("sys.exit(8 if sys.argv[3] == 'a' else 0)", tmp_path) == (8, [1, 1])
 
 
+def test_each_worker_serves_its_metrics_at_the_next_port(tmp_path: Path) -> None:
+    """The first at the one that was given; none has the option where none was given."""
+    program = "import sys, pathlib; (pathlib.Path(sys.argv[1]) / sys.argv[-1]).write_text(' '.join(sys.argv[2:-2]))"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    said = []
+    for port in (9_000, None):
+        assert supervisor.supervise(("a", "b"), command, lambda: 0, metrics_port=port) == 0
+        said.append([(tmp_path / slot).read_text() for slot in ("a", "b")])
+    assert said == [["--metrics-port 9000", "--metrics-port 9001"], ["", ""]]
+
+
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6])
 def test_any_other_failure_ends_all(tmp_path: Path, code: int) -> None:
     """With its code; nobody is started again."""
