@@ -240,7 +240,7 @@ def test_a_slot_comes_back_to_its_partitions(log: KafkaLog, topic: str) -> None:
 
 
 @pytest.mark.parametrize("head", [0, 30])
-@pytest.mark.parametrize("_attempt", range(5))
+@pytest.mark.parametrize("_attempt", range(2))
 def test_a_failing_listener_loses_no_record(log: KafkaLog, topic: str, head: int, _attempt: int) -> None:
     """What it raises in `assigned` or `revoked` comes out of `poll`; records are polled once nevertheless.
 
@@ -304,6 +304,7 @@ def test_a_broker_that_is_not_there() -> None:
         KafkaLog({"bootstrap.servers": address}).topic("any")
 
 
+@pytest.mark.long
 def test_commits_while_the_broker_is_killed(name: str) -> None:
     """Each happened whole, or raised Fenced and then the checkpoint says whether it did."""
     broker = Broker()

@@ -134,7 +134,8 @@ class Counting:
     def _count(self, number: int) -> None:
         """Write a round until every row has it; a row that has the ids already has their counts."""
         pending = [self._write(row, number) for row in ROWS]
-        while pending and not self._stop.is_set():
+        deadline = time.monotonic() + 60
+        while pending and time.monotonic() < deadline:
             answers = self._store.write(pending)
             again = []
             for write, answer in zip(pending, answers, strict=True):
@@ -146,7 +147,7 @@ class Counting:
             pending = again
             time.sleep(0.02 if pending else 0)
         if pending:
-            raise RuntimeError("stopped in the middle of a round")
+            raise RuntimeError("a round does not end")
 
     def _write(self, row: RowKey, number: int) -> Write:
         ids = {event_id(row, number, n): [1, 0, 0, number] for n in range(IDS)}

@@ -34,6 +34,7 @@ def test_until_end_of_an_empty_topic(pipeline: Pipeline) -> None:
     _at_the_end(pipeline)
 
 
+@pytest.mark.long
 def test_until_end_while_more_comes(pipeline: Pipeline) -> None:
     """The end is the one at the start: a topic that keeps growing does not keep the worker."""
     pipeline.produce(pipeline.traffic.take(5_000))

@@ -254,6 +254,7 @@ def test_applied_and_not_committed(pair: Pair) -> None:
     pair.is_true()
 
 
+@pytest.mark.long
 def test_the_head_is_gone(pair: Pair) -> None:
     """Refused, with partitions and offsets; with --carry exact, and it says how many came from where."""
     pair.delete_before({0: 70, 1: 33})
@@ -299,6 +300,7 @@ def test_two_at_once(pair: Pair) -> None:
     pair.is_true()
 
 
+@pytest.mark.long
 def test_interrupted(pair: Pair) -> None:
     """Ctrl-C: 130, the workers are gone; the same command goes on where it was."""
     pair.simulate(2, 20_000)

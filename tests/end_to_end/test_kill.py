@@ -62,6 +62,7 @@ def test_the_simulator_s_truth(pipeline: Pipeline) -> None:
     assert oracle.quarantine(pipeline.bootstrap, pipeline.quarantine_topic).keys() >= recount.set_aside.keys()
 
 
+@pytest.mark.long
 def test_kill_in_a_transaction(pipeline: Pipeline) -> None:
     """Killed between publishing and committing, again and again: readers of committed messages never see it."""
     before = 0

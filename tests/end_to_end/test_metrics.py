@@ -1,5 +1,6 @@
 """`run --metrics-port`: real workers on the embedded pair, scraped while they count."""
 
+import http.client
 import random
 import signal
 import socket
@@ -107,7 +108,7 @@ def get(port: int, page: str) -> tuple[int, str]:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
-    except OSError:
+    except (OSError, http.client.HTTPException):  # a port that nobody has may connect to itself
         return 0, ""
 
 

@@ -52,6 +52,7 @@ class Reader:
         self._consumer.close()
 
 
+@pytest.mark.long
 def test_readers_while_workers_die(pipeline: Pipeline) -> None:
     """A reader that runs all the time sees only committed totals: one value a revision, none above the truth."""
     reader = Reader(pipeline)

@@ -127,6 +127,7 @@ def _there_and_back(pipeline: Pipeline, victims: Sequence[str]) -> None:
     live.stop()
 
 
+@pytest.mark.long
 def test_three_kills(case: Pipeline) -> None:
     """The command, a muted worker and a live one are killed in turn, then cutover and rollback: exact after each."""
     victims = ["command", "muted", "live"]

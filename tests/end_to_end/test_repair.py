@@ -4,10 +4,13 @@ import json
 import time
 from contextlib import closing
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from projector.backends import open_store
+from projector.event import KPIS, spelled
+from projector.generation import Generation
 from projector.page import page_key
 from projector.store import Delete, Put, Read, RowKey, Store, Write
 from tests.end_to_end.harness import Pipeline
@@ -28,8 +31,7 @@ def damage(pipeline: Pipeline) -> None:
     campaigns = sorted(pipeline.rows().ids)
     with closing(open_store(pipeline.config)) as store:
         first = bins_of(store, pipeline, campaigns[0])
-        newest = first["prev"] if first["sealed"] else first["seal"]
-        store.write([Write(page_key(pipeline.live.pages, campaigns[0], newest), [Delete()])])
+        store.write([Write(page_key(pipeline.live.pages, campaigns[0], newest(first)), [Delete()])])
         second = bins_of(store, pipeline, campaigns[1])
         lost = next(iter(second["seen"]))
         kept = {key: sighting for key, sighting in second["seen"].items() if key != lost}
@@ -71,6 +73,64 @@ def test_a_damaged_store_is_mended(case: Pipeline) -> None:
     case.produce(case.traffic.take(2_000))
     case.run_to_end("--slot", "a")
     case.exact()
+
+
+def test_a_ledger_that_holds_what_it_should_not_is_rebuilt(pipeline: Pipeline) -> None:
+    """An id that was never sent, one in two places, one of another kind: named, not repaired, right after a rebuild."""
+    pipeline.settings |= {"page_ids": "200", "batch_records": "1000"}
+    pipeline.produce(pipeline.traffic.take(8_000))
+    pipeline.run_to_end("--slot", "a")
+    expected = spoil(pipeline)
+    found = json.loads(ends(pipeline, 1, "audit", "--json"))
+    assert {(each["kind"], each["id"]) for each in found["findings"] if each["id"]} == expected
+    assert {each["kind"] for each in found["findings"] if not each["id"]} == {"balance", "published"}
+    refused = pipeline.run("repair", *REASON)
+    assert refused.returncode == 3, refused.stdout
+    assert "projector rebuild" in refused.stderr
+    assert json.loads(ends(pipeline, 1, "audit", "--json"))["findings"] == found["findings"]
+    ends(pipeline, 1, "rebuild", "--yes")
+    ends(pipeline, 0, "cutover", "2", "--yes", "--accept-differences", "the ledger was damaged")
+    pipeline.live = Generation(2, pipeline.group)
+    pipeline.run_to_end("--slot", "a")
+    ends(pipeline, 0, "audit")
+    pipeline.exact()
+
+
+def newest(row: dict[str, Any]) -> int:
+    """The seal of the newest page in the archive; 0 for none."""
+    seal: int = row["prev"] if row["sealed"] else row["seal"]
+    return seal
+
+
+def spoil(pipeline: Pipeline) -> set[tuple[str, str]]:
+    """Damage three campaigns such that each ledger foots by itself; the kinds and ids to be found."""
+    foreign = uuid4()
+    with closing(open_store(pipeline.config)) as store:
+
+        def put(campaign: int, seen: dict[Any, Any], stats: dict[str, int]) -> None:
+            store.write([Write(RowKey(pipeline.live.campaigns, campaign), [Put("seen", seen), Put("stats", stats)])])
+
+        rows = {campaign: bins_of(store, pipeline, campaign) for campaign in sorted(pipeline.rows().ids)}
+        one, two = [campaign for campaign, row in rows.items() if row["seen"]][:2]
+        archived = next(n for n, row in rows.items() if n not in (one, two) and newest(row))
+        sighting = next(iter(rows[one]["seen"].values()))
+        more = {KPIS[sighting[0]]: rows[one]["stats"][KPIS[sighting[0]]] + 1}
+        put(one, {**rows[one]["seen"], foreign.bytes: sighting}, rows[one]["stats"] | more)
+        (page,) = store.read([Read(page_key(pipeline.live.pages, archived, newest(rows[archived])), ("ids",))])
+        assert page is not None
+        twice, sighting = next(iter(page.bins["ids"].items()))
+        more = {KPIS[sighting[0]]: rows[archived]["stats"][KPIS[sighting[0]]] + 1}
+        put(archived, {**rows[archived]["seen"], twice: sighting}, rows[archived]["stats"] | more)
+        changed, (code, *where) = next(iter(rows[two]["seen"].items()))
+        other = (code + 1) % len(KPIS)
+        stats = rows[two]["stats"]
+        moved = {KPIS[code]: stats[KPIS[code]] - 1, KPIS[other]: stats[KPIS[other]] + 1}
+        put(two, {**rows[two]["seen"], changed: [other, *where]}, stats | moved)
+    return {
+        ("foreign", str(foreign)),
+        ("twice", spelled(twice)),
+        ("other-kind", spelled(changed)),
+    }
 
 
 @pytest.mark.long

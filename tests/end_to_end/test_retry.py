@@ -129,6 +129,7 @@ def test_eight_kills(pipeline: Pipeline) -> None:
     _killed(pipeline, 8)
 
 
+@pytest.mark.long
 def test_another_one_meanwhile_is_refused(pipeline: Pipeline) -> None:
     """Frozen in the middle it still holds its place: another ends with 3 and names it; thawed it sends the rest."""
     late = Late(pipeline)

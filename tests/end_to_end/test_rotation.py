@@ -319,6 +319,7 @@ def test_the_first_event_again_after_1_000_000(long_line: Line, restart: bool) -
     _first_again(long_line, 1_000_000, restart)
 
 
+@pytest.mark.long
 def test_two_workers_on_one_hot_campaign(either: Pipeline) -> None:
     """Both seal and archive one row's pages, and both foresee from their own caches: every number is the truth."""
     tag, campaign = next(iter(either.campaign_of.items()))
@@ -397,7 +398,7 @@ def test_a_damaged_archive_stops_the_worker(
     worker.ends(4)
     (error,) = [text for text in worker.said.splitlines() if text.startswith("error: ")]
     name = str(page.key).removeprefix("1/")
-    for part in ("campaign 1", name, said, "restore it from a backup", "nothing was committed"):
+    for part in ("campaign 1", name, said, "projector repair", "nothing was committed"):
         assert part in error
     assert line.committed() == committed
     check = line.run("ledger", "--check")

@@ -98,6 +98,7 @@ def _kill(make_pipeline: Callable[..., Pipeline], bootstrap: str, server: Server
     assert worker.said.count("back to the checkpoint") >= rounds, "no kill was noticed: the test shows nothing"
 
 
+@pytest.mark.long
 def test_three_kills_of_the_server(
     make_pipeline: Callable[..., Pipeline], bootstrap: str, forgetful_server: Server
 ) -> None:
@@ -113,6 +114,7 @@ def test_ten_kills_of_the_server(
     _kill(make_pipeline, bootstrap, forgetful_server, 10)
 
 
+@pytest.mark.long
 def test_the_server_freezes(make_pipeline: Callable[..., Pipeline], bootstrap: str, aerospike_server: Server) -> None:
     """Frozen for 3 s, twice: writes whose answer came late, or never, count once."""
     pipeline = make_pipeline(bootstrap, aerospike=aerospike_server.properties, settings=OFTEN).prepare()
