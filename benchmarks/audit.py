@@ -1,6 +1,6 @@
 """The audit against "consume in batches and decode with msgspec, nothing else", on one broker and one topic.
 
-    python -m benchmarks.audit --events 2000000 --runs 3 --of recount
+    python -m benchmarks.audit --events 2000000 --runs 3
 
 `recount` is its reading of the topic alone, `audit` the whole command on a topic that was counted. Every run is a
 process of its own, taken from start to end; the ceiling is taken between its first and its last batch.
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,27 +37,29 @@ class Spent(NamedTuple):
 
 def recount(config: Config) -> None:
     """Read the topic as it is now into a database that is thrown away."""
-    import duckdb
+    from projector.audit.database import open_database
+    from projector.audit.recount import recounting
 
-    from projector.audit import recount as audit
-
-    with tempfile.TemporaryDirectory() as name, closing(open_log(config)) as log:
-        settings: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": f"{MEMORY_MIB}MiB",
-            "temp_directory": f"{name}/spilled",
-            "preserve_insertion_order": False,
-        }
-        with duckdb.connect(f"{name}/audit.duckdb", config=settings) as database:
-            database.execute(
-                "SET disabled_compression_methods = 'dict_fsst'"
-            )  # takes longer than the rest of an insert
-            topic = config.input_topic
-            start, until = log.heads(topic), log.ends(topic)
-            audit.recount(
-                database, log, topic, source_set=config.source_set, start=start, until=until, advance=lambda _: None
-            )
-            found = database.execute("SELECT count(*), count(*) FILTER (reason IS NULL) FROM topic").fetchall()
-            assert found == [(sum(until.values()) - sum(start.values()),) * 2], found
+    with (
+        tempfile.TemporaryDirectory() as name,
+        closing(open_log(config)) as log,
+        closing(open_database(Path(name), MEMORY_MIB)) as database,
+    ):
+        topic = config.input_topic
+        start, until = log.heads(topic), log.ends(topic)
+        with recounting(
+            database,
+            log,
+            topic,
+            source_set=config.source_set,
+            start=start,
+            until=until,
+            advance=lambda _: None,
+            open_log=partial(open_log, config),
+        ) as finish:
+            finish()
+        found = database.execute("SELECT count(*), count(*) FILTER (reason IS NULL) FROM topic").fetchall()
+        assert found == [(sum(until.values()) - sum(start.values()),) * 2], found
 
 
 def command(of: str, target: System) -> list[str]:
@@ -84,7 +87,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--pairs", nargs="*", default=("kafka+embedded",), choices=throughput.PAIRS)
-    parser.add_argument("--of", default="recount", choices=("recount", "audit"))
+    parser.add_argument("--of", default="audit", choices=("recount", "audit"))
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -3,19 +3,20 @@
 Nothing is shared with decode, fold and ledger; only the log that both read.
 """
 
-import gc
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 
 import duckdb
 import pyarrow as pa  # type: ignore[import-untyped]  # no hints
 
 from projector.audit.contract import canonical, packed
-from projector.audit.readers import READERS, SCHEMA, Readers
+from projector.audit.reading import SCHEMA, Part, Said, read, readers
 from projector.errors import OffsetsGone
 from projector.log import Log
 
-__all__ = ["canonical", "packed", "recount"]
+__all__ = ["canonical", "packed", "recounting"]
 
 ROWS = 122_880
 """Rows that are inserted at once: one row group of DuckDB's."""
@@ -34,7 +35,8 @@ SELECT partition, position, greatest(timestamp_ms, 0) // 1000, id, code, tag, re
 """
 
 
-def recount(
+@contextmanager
+def recounting(
     database: duckdb.DuckDBPyConnection,
     log: Log,
     topic: str,
@@ -43,12 +45,16 @@ def recount(
     start: Mapping[int, int],
     until: Mapping[int, int],
     advance: Callable[[int], None],
-) -> None:
+    open_log: Callable[[], Log] | None = None,
+) -> Iterator[Callable[[], None]]:
     """Make the table `topic` in `database`: a row for each record at or past `start` and below `until`.
 
     `id`, `code`, `tag` and `reason` are as `contract.Said` has them, `second` is of the Kafka timestamp, 0 where there
     is none. A partition that `start` leaves out begins at its head; one that `until` leaves out is not read. `advance`
     hears how many offsets are done, in all those between the two.
+
+    `open_log`, which must be picklable, opens the log anew: with it, much is read by several processes, and `advance`
+    is called in a thread, beside what is done in the context. What it yields waits until the table is complete.
 
     Raises `OffsetsGone` where offsets between the two are not in the topic, `Misconfigured`, `Retryable`.
     """
@@ -58,33 +64,36 @@ def recount(
         if offset > ends.get(partition, 0):
             raise OffsetsGone(f"{topic}/{partition}: ends at {ends.get(partition, 0)}, before offset {offset}")
     heads = log.heads(topic)
-    positions = {partition: min(start.get(partition, heads.get(partition, 0)), until[partition]) for partition in until}
-    todo = {partition for partition in until if positions[partition] < until[partition]}
-    if not todo:
+    begin = {partition: min(start.get(partition, heads.get(partition, 0)), until[partition]) for partition in until}
+    part = Part(topic, source_set, begin, until)
+    if open_log is None or part.offsets < READERS_FROM:
+        _insert(database, read(log, part), advance)
+        yield lambda: None
         return
-    remaining = sum(until[partition] - positions[partition] for partition in todo)
-    pages = log.read(topic, ends | {partition: positions[partition] for partition in todo})
+    stopped = Event()
+
+    def heard(done: int) -> None:
+        if stopped.is_set():
+            raise _StoppedError
+        advance(done)
+
+    with readers(open_log, part) as found, ThreadPoolExecutor(1) as thread:
+        try:
+            yield thread.submit(_insert, database.cursor(), found, heard).result
+        finally:
+            stopped.set()
+
+
+class _StoppedError(Exception):
+    """Nobody waits for the table any more."""
+
+
+def _insert(database: duckdb.DuckDBPyConnection, found: Iterator[Said], advance: Callable[[int], None]) -> None:
     rows = _Rows(database)
-    with _no_collection(), Readers(source_set, READERS if remaining >= READERS_FROM else 0) as readers:
-        for page in pages:
-            last = {record.partition: record.offset for record in page}
-            if any(offset >= until.get(partition, 0) for partition, offset in last.items()):
-                page = [record for record in page if record.offset < until.get(record.partition, 0)]
-            if page and (batch := readers.judge(page)):
-                rows.add(batch)
-            for partition in last.keys() & todo:
-                reached = min(last[partition] + 1, until[partition])
-                advance(reached - positions[partition])
-                remaining -= reached - positions[partition]
-                positions[partition] = reached
-                if reached == until[partition]:
-                    todo.remove(partition)
-            if not todo:
-                break
-        for batch in readers.rest():
-            rows.add(batch)
+    for batch, done in found:
+        rows.add(batch)
+        advance(done)
     rows.insert()
-    advance(remaining)
 
 
 class _Rows:
@@ -93,27 +102,19 @@ class _Rows:
     def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
         self._database = database
         self._batches: list[pa.RecordBatch] = []
+        self._count = self._bytes = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
         self._batches.append(batch)
-        count = sum(each.num_rows for each in self._batches)
-        if count >= ROWS or sum(each.nbytes for each in self._batches) >= ROW_BYTES:
+        self._count += batch.num_rows
+        self._bytes += batch.nbytes
+        if self._count >= ROWS or self._bytes >= ROW_BYTES:
             self.insert()
 
     def insert(self) -> None:
-        self._database.register("recounted", pa.Table.from_batches(self._batches, SCHEMA))
-        self._database.execute(_INSERT)
-        self._database.unregister("recounted")
+        if self._count:
+            self._database.register("recounted", pa.Table.from_batches(self._batches, SCHEMA))
+            self._database.execute(_INSERT)
+            self._database.unregister("recounted")
         self._batches = []
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Nothing here goes in circles, and looking for circles among so many records takes a fifth of the time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
+        self._count = self._bytes = 0

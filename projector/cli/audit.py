@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,7 +96,15 @@ def audit_command(
         database = stack.enter_context(closing(open_database(Path(directory), memory - OVERHEAD_MIB)))
         with parts() as shown:
             found = audit(
-                log, store, config, database, generation=chosen, campaigns=scope, until=limits, progress=shown
+                log,
+                store,
+                config,
+                database,
+                generation=chosen,
+                campaigns=scope,
+                until=limits,
+                progress=shown,
+                open_log=partial(open_log, config),
             )
         if report is not None:
             from projector.audit.report import write_report

@@ -42,7 +42,7 @@ def test_a_clean_one_is_a_short_summary(site: Site) -> None:
     assert "duplicates" in rest[0]
     assert "unknown-tag" in rest[0]
     assert "records of the topic" in done.stderr
-    assert "ids of the ledger: 151 of 151" in done.stderr
+    assert "ids of the ledger: 346 of 346" in done.stderr
 
 
 def test_differences_are_listed_with_what_mends_them(site: Site) -> None:

@@ -1,8 +1,11 @@
 """The audit's own reading of a topic: records written by hand, with the answer that the contract gives each."""
 
-import gc
+import os
 import random
+import signal
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ import duckdb
 import pytest
 
 from projector.audit.contract import NESTING_MAX, Table
-from projector.audit.recount import canonical, packed, recount
+from projector.audit.reading import Part
+from projector.audit.recount import canonical, packed, recounting
 from projector.backends.embedded_log import EmbeddedLog
 from projector.errors import OffsetsGone, Retryable
 from projector.log import Log, Message, Record
@@ -373,6 +377,11 @@ def memory_log(*counts: int) -> MemoryLog:
     return log
 
 
+def recount(database: duckdb.DuckDBPyConnection, log: Log, topic: str, **options: Any) -> None:
+    with recounting(database, log, topic, **options) as finish:
+        finish()
+
+
 def counted(
     database: duckdb.DuckDBPyConnection, log: Log, start: dict[int, int], until: dict[int, int]
 ) -> tuple[list[tuple[int, int]], list[int]]:
@@ -529,21 +538,40 @@ def test_what_retention_took_since_is_not_left_out_in_silence(
     log.close()
 
 
-def test_other_processes_read_alike(database: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two readers beside this process make the very table that it makes by itself: every row at its own position."""
+def test_other_processes_read_alike(
+    database: duckdb.DuckDBPyConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several readers make the very table that this process makes by itself: every row at its own position."""
     values = [text.encode() if isinstance(text, str) else text for texts in REJECTED.values() for text in texts]
     values += [event(number) for number in range(300)]
     random.Random(1).shuffle(values)
-    log: Any = ListLog(values, 7)
-    recount(database, log, "in", source_set="events", start={}, until=log.ends("in"), advance=lambda _: None)
+    log = EmbeddedLog(tmp_path / "log.db")
+    log.create_topic("in", 5, {})
+    log.append([Message("in", None, value, (), number % 4, 1_000 * number) for number, value in enumerate(values)])
+    log.delete_before("in", {2: 7})
+    until = {**log.ends("in"), 1: 20}
+    recount(database, log, "in", source_set="events", start={3: 9}, until=until, advance=lambda _: None)
     alone = rows(database)
-    assert [row[6] for row in alone] == [Table("events").judge(value)[3] for value in values]
+    assert len(alone) == sum(until.values()) - 7 - 9
     database.execute("DROP TABLE topic")
     monkeypatch.setattr("projector.audit.recount.READERS_FROM", 1)
-    monkeypatch.setattr("projector.audit.recount.READERS", 2)
-    recount(database, log, "in", source_set="events", start={}, until=log.ends("in"), advance=lambda _: None)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    heard: list[int] = []
+    opened = partial(EmbeddedLog, tmp_path / "log.db")
+    recount(database, log, "in", source_set="events", start={3: 9}, until=until, advance=heard.append, open_log=opened)
     assert rows(database) == alone
+    assert sum(heard) == len(alone)
     assert not active_children()
+    log.close()
+
+
+def test_readers_have_about_as_much_to_read() -> None:
+    """And every partition has one reader."""
+    part = Part("in", "events", {0: 0, 1: 5, 2: 0, 3: 0, 4: 8}, {0: 10, 1: 15, 2: 25, 3: 5, 4: 8})
+    shares = part.shared(2)
+    assert sorted(partition for share in shares for partition in share.start) == [0, 1, 2, 3, 4]
+    assert [share.offsets for share in shares] == [25, 25]
+    assert len(part.shared(9)) == 5
 
 
 class ListLog:
@@ -565,17 +593,45 @@ class ListLog:
             yield records[first : first + self.page]
 
 
-def test_a_reader_that_dies_ends_the_recount(
-    database: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+class BrokenLog(ListLog):
+    """Fails when it is read."""
+
+    def read(self, topic: str, start: dict[int, int]) -> Iterator[list[Record]]:
+        """See `Log.read`."""
+        yield from islice(super().read(topic, start), 3)
+        raise Retryable("the broker is away")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class KilledLog(BrokenLog):
+    """Its process is killed when it is read."""
+
+    def read(self, topic: str, start: dict[int, int]) -> Iterator[list[Record]]:
+        """See `Log.read`."""
+        yield from islice(ListLog.read(self, topic, start), 3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("kind", "said"), [(BrokenLog, "the broker is away"), (KilledLog, "killed")])
+def test_a_reader_that_ends_early_ends_the_recount(
+    database: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, kind: type[BrokenLog], said: str
 ) -> None:
     """What it was to read is never left out in silence; no process stays behind."""
     monkeypatch.setattr("projector.audit.recount.READERS_FROM", 1)
-    log: Any = ListLog([event(number) for number in range(200)], 10)
-
-    def kill_one(_: int) -> None:
-        active_children()[0].kill()
-
-    with pytest.raises(Retryable, match="killed"):
-        recount(database, log, "in", source_set="events", start={}, until={0: 200}, advance=kill_one)
+    values = [event(number) for number in range(200)]
+    log: Any = ListLog(values, 10)
+    opened: Any = partial(kind, values, 10)
+    with pytest.raises(Retryable, match=said):
+        recount(
+            database,
+            log,
+            "in",
+            source_set="events",
+            start={},
+            until={0: 200},
+            advance=lambda _: None,
+            open_log=opened,
+        )
     assert not active_children()
-    assert gc.isenabled()
