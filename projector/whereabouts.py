@@ -60,6 +60,7 @@ class _Search:
     head: bytes
     found: list[tuple[EventId, Counted]] = field(default_factory=list)
     flaws: list[str] = field(default_factory=list)
+    met: set[int] = field(default_factory=set)
 
 
 class Whereabouts:
@@ -168,7 +169,12 @@ class Whereabouts:
                 suspects.append((search, seal, ids))
         last = pages[-1]
         rest = search.wanted[len(seals) :]
+        search.met.update(seals)
         search.wanted = rest or (list(last.bins.get("before", ())) if last else [])
+        if not search.met.isdisjoint(search.wanted):
+            search.flaws.append(f"campaign {search.campaign}: the chain of pages goes in a circle")
+            search.wanted = []
+            return suspects
         if not search.wanted and search.head != ROOT:
             search.flaws.append(f"campaign {search.campaign}: the oldest page names one before it: the chain is broken")
         return suspects

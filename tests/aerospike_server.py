@@ -138,8 +138,11 @@ class Server:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """Freeze it: connections stay, answers do not come."""
+        """Freeze it: connections stay, answers do not come. Returns once it stands still."""
         self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            # A process of many threads stops some time after the signal, and answers until then.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a frozen server go on."""

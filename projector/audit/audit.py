@@ -11,7 +11,6 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import Lock
 from typing import Any, NamedTuple
 
 import duckdb
@@ -25,6 +24,7 @@ from projector.audit.publication import Publication, Snapshot
 from projector.audit.recount import recounting
 from projector.audit.result import Audit, Excused
 from projector.balance import Totals, parse_totals
+from projector.checkpoint import Copies
 from projector.clock import Clock
 from projector.config import Config
 from projector.errors import Misconfigured
@@ -137,7 +137,6 @@ class _Run:
                 f"{topic.id if topic else 'none'}, the pointer row names {self._pointer.topic_id}"
             )
         self._generation = generation or self._pointer.generation(config)
-        self._telling = Lock()
         self._findings: list[Finding] = []
         self._skipped: list[str] = []
 
@@ -162,10 +161,10 @@ class _Run:
             source_set=self._config.source_set,
             start=heads,
             until=until,
-            advance=self._advance,
+            advance=self._progress.advance,
             open_log=self._open_log,
         ) as finish:
-            flaws = read_ledgers(self._database, self._store, self._generation, chosen, self._advance)
+            flaws = read_ledgers(self._database, self._store, self._generation, chosen, self._progress.advance)
             finish()
         campaigns = self._scope(held)
         # Retention may have moved the heads since; and an id at or past the end was never in the topic.
@@ -192,10 +191,6 @@ class _Run:
             limit = offset if self._limits is None else self._limits.get(partition, 0)
             until[partition] = max(head, min(offset, limit))
         return until
-
-    def _advance(self, amount: int) -> None:
-        with self._telling:
-            self._progress.advance(amount)
 
     def _scope(self, held: Mapping[int, int]) -> list[int]:
         """The campaigns that take part: those that have rows, and those that the topic names."""
@@ -270,6 +265,7 @@ class _Run:
         else:
             self._skipped.append("the ids of each partition against its balance: not all ids were read")
         records = dict(self._ask("SELECT partition, count(*) FROM topic GROUP BY partition"))
+        self._checkpoint_lost(committed, bounds)
         for partition, each in sorted(committed.items()):
             head, until, _ = bounds.get(partition, Bound(0, 0, 0))
             totals = parse_totals(each.metadata)
@@ -292,10 +288,16 @@ class _Run:
             if head == 0 and until == each.offset and totals.consumed != found:
                 self._unbalanced(partition, f"{totals.consumed:,} consumed, the topic has {found:,} records")
 
-    def _unbalanced(self, partition: int, what: str) -> None:
-        self._findings.append(
-            Finding(Kind.BALANCE, Remedy.REPAIR, f"partition {partition}: {what}", partition=partition)
-        )
+    def _checkpoint_lost(self, committed: Mapping[int, Offset], bounds: Mapping[int, Bound]) -> None:
+        """Without its checkpoint nothing of a partition was compared; the store keeps a copy of each."""
+        unread = [partition for partition in bounds if committed.get(partition, Offset(0, "")).offset == 0]
+        for partition, copy in Copies(self._store, self._generation, patiently).read(unread).items():
+            if copy.offset:
+                what = f"no checkpoint, but there was one at offset {copy.offset}: projector run --restore-checkpoint"
+                self._unbalanced(partition, what, Remedy.NONE)
+
+    def _unbalanced(self, partition: int, what: str, remedy: Remedy = Remedy.REPAIR) -> None:
+        self._findings.append(Finding(Kind.BALANCE, remedy, f"partition {partition}: {what}", partition=partition))
 
     def _record(self) -> None:
         rows = [

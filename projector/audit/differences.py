@@ -158,7 +158,7 @@ SELECT 'two-campaigns', CASE WHEN is_named THEN '' ELSE 'projector rebuild' END,
     places[1].campaign, places[1].code, id, places[1].partition, places[1].position, places[1].second, places[1].place,
     NULL, NULL, 'finding'
 FROM (
-    SELECT w.id, bool_and(s.campaign IS NULL AND w.span = 'inside') AS is_named,
+    SELECT w.id, bool_and(s.campaign IS NULL AND w.span IN ('inside', 'before')) AS is_named,
         list({'campaign': w.campaign, 'partition': w.partition, 'position': w.position, 'code': w.code,
             'second': w.second, 'place': w.place} ORDER BY w.campaign, w.partition, w.position, w.place) AS places
     FROM twin w LEFT JOIN stray s USING (campaign, id, partition, position, place)

@@ -4,7 +4,7 @@ Nothing is shared with decode, fold and ledger; only the log that both read.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event
 
@@ -22,6 +22,7 @@ ROWS = 122_880
 """Rows that are inserted at once: one row group of DuckDB's."""
 ROW_BYTES = 64 << 20
 """Bytes that such rows may take before they are inserted, however few they are."""
+TELL_S = 0.2
 READERS_FROM = 300_000
 """Offsets from which on it is worth a second to start the readers."""
 
@@ -53,8 +54,8 @@ def recounting(
     is none. A partition that `start` leaves out begins at its head; one that `until` leaves out is not read. `advance`
     hears how many offsets are done, in all those between the two.
 
-    `open_log`, which must be picklable, opens the log anew: with it, much is read by several processes, and `advance`
-    is called in a thread, beside what is done in the context. What it yields waits until the table is complete.
+    `open_log`, which must be picklable, opens the log anew: with it, much is read by several processes beside what is
+    done in the context. What it yields waits until the table is complete, and tells `advance` how that gets on.
 
     Raises `OffsetsGone` where offsets between the two are not in the topic, `Misconfigured`, `Retryable`.
     """
@@ -71,15 +72,27 @@ def recounting(
         yield lambda: None
         return
     stopped = Event()
+    heard: list[int] = []
 
-    def heard(done: int) -> None:
+    def hear(done: int) -> None:
         if stopped.is_set():
             raise _StoppedError
-        advance(done)
+        heard.append(done)
 
     with readers(open_log, part) as found, ThreadPoolExecutor(1) as thread:
+        inserting = thread.submit(_insert, database.cursor(), found, hear)
+
+        def finish() -> None:
+            told, ended = 0, False
+            while not ended:
+                ended = bool(wait([inserting], TELL_S).done)
+                news = heard[told:]
+                told += len(news)
+                advance(sum(news))
+            inserting.result()
+
         try:
-            yield thread.submit(_insert, database.cursor(), found, heard).result
+            yield finish
         finally:
             stopped.set()
 

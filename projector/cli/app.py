@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from projector.errors import Fatal, Misconfigured, ProjectorError, Refused, Retryable, Superseded
+from projector.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,7 +98,10 @@ def plain_table(*columns: str, text: tuple[str, ...] = ()) -> "Table":
 
 def moment(ms: int) -> str:
     """A Kafka timestamp as text, UTC; "none" for -1."""
-    return "none" if ms < 0 else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+    try:
+        return "none" if ms < 0 else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms"  # past the year 9999
 
 
 @contextmanager
@@ -176,5 +180,5 @@ def _told(error: ProjectorError) -> int:
     elif isinstance(error, Superseded):
         text = f"{text}: see what with 'projector generations', then run the same command again"
         code = Refused.exit_code
-    print(f"error: {text}", file=sys.stderr)
+    print(f"error: {printable(text)}", file=sys.stderr)
     return code

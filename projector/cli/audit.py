@@ -5,7 +5,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, print_json, progress
+from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, console, moment, print_json, progress
 from projector.cli.generations import offsets
 from projector.cli.history import show_history
 from projector.cli.limits import limits_of
@@ -264,7 +263,7 @@ def _line(finding: "Finding") -> str:
     if finding.offset is not None:
         words.append(f"at {finding.partition}/{finding.offset}")
     if finding.second:
-        words.append(f"{datetime.fromtimestamp(finding.second, UTC):%Y-%m-%d %H:%M:%S}Z")
+        words.append(moment(finding.second * 1000))
     return " ".join(words) + f": {ascii(finding.detail)[1:-1]}"
 
 

@@ -164,7 +164,7 @@ def _json_value(value: bytes | None) -> dict[str, str | None]:
 def _shown_value(value: bytes) -> str:
     """Text where it is UTF-8, with what a terminal would obey escaped; else a hex dump."""
     try:
-        return printable(value.decode())
+        return printable(value.decode(), "\n\t")
     except UnicodeDecodeError:
         pass
     lines = []

@@ -1,6 +1,7 @@
 """`projector statement`: what was counted in a period, signed; verified, proven and compared from its files alone."""
 
 import json
+import signal
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -65,6 +66,7 @@ def statement(
     from projector.statement.period import Period
     from projector.statement.signature import KEYGEN, private_key
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written goes away
     period = Period.parsed(begin, end)
     if key is None:
         raise Misconfigured(f"a statement is signed: name the private key with --key ({KEYGEN})")
@@ -163,6 +165,7 @@ def compare_command(
     """
     from projector.statement.difference import compared
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the sorted ids go away
     with compared(first, second) as comparison:
         counts = comparison.counts()
         if as_json:

@@ -192,9 +192,9 @@ class Execution:
             reads = [Read(RowKey(self._generation.campaigns, campaign), ("stats", "rev")) for campaign in part]
             rows = self._patience(lambda reads=reads: self._store.read(reads))  # type: ignore[misc]  # bound now
             for campaign, row in zip(part, rows, strict=True):
-                if row is None or not {"stats", "rev"} <= row.bins.keys():
+                if row is None or "rev" not in row.bins:
                     raise Refused(f"campaign {campaign}: its row, or the ledger on it, is gone: run: projector rebuild")
-                found[campaign] = {"stats": row.bins["stats"], "rev": row.bins["rev"]}
+                found[campaign] = {"stats": row.bins.get("stats", {}), "rev": row.bins["rev"]}
         return found
 
     # --- publication and balance

@@ -174,6 +174,8 @@ def _add(store: Store, entry: Entry, patience: Patience) -> int:
         (answer,) = patience.write(store, [Write(_key(number), operations, Presence.ABSENT)])
         if answer.outcome is Outcome.APPLIED:
             return number
+        if answer.outcome is Outcome.TOO_BIG:
+            raise Refused("a row of the history does not fit into the store: shorten the reason, raise max-record-size")
         (row,) = patience(lambda: store.read([Read(_key(number), ("nonce",))]))  # noqa: B023  # called now
         if row is not None and row.bins.get("nonce") == nonce:
             return number

@@ -20,6 +20,7 @@ from projector.generation import Generation
 from projector.log import Log, Offset
 from projector.patience import patiently, scan_patiently
 from projector.repair.evidence import Evidence, event_id, packed_id
+from projector.repair.journal import history
 from projector.repair.restoration import Restoration, restore
 from projector.store import Store
 
@@ -224,7 +225,25 @@ class Planner:
             after = self._totals(partition, before, held.get(partition, 0))
             if before != after:
                 changed[partition] = Rebalance(before, after)
+        self._refuse_what_the_topic_cannot_tell(changed)
         return changed
+
+    def _refuse_what_the_topic_cannot_tell(self, changed: Mapping[int, Rebalance]) -> None:
+        """Ids before the head are in the ledger alone: none may be lost or won there in silence."""
+        more = 0
+        for partition, (before, after) in changed.items():
+            if self._audited.heads.get(partition, 0) and before is not None:
+                more += after.counted + after.carried - before.counted - before.carried
+        if more < 0:
+            raise Refused(
+                f"the ledgers hold {-more:,} ids fewer than were committed, and the topic no longer has the records "
+                "before its head; nothing was changed: restore the store from a backup"
+            )
+        if more > sum(1 for _ in self.missing()) and all(told.ended for told in history(self._store)):
+            raise Refused(
+                f"the ledgers hold {more:,} ids more than were committed, and the topic no longer has the records "
+                "before its head to tell whether they were sent; nothing was changed: restore the store from a backup"
+            )
 
     # --- what cannot be mended
 
@@ -339,9 +358,9 @@ def lagging(
     Raises `Refused` where the topic is ahead of the pointer, and `Retryable`.
     """
     for row in scan_patiently(store, generation.campaigns, ("c-id", "seal", "rev", "stats")):
-        if not {"c-id", "seal", "rev", "stats"} <= row.bins.keys():
+        if not {"c-id", "seal", "rev"} <= row.bins.keys():
             continue
-        campaign, rev, stats = row.bins["c-id"], row.bins["rev"], row.bins["stats"]
+        campaign, rev, stats = row.bins["c-id"], row.bins["rev"], row.bins.get("stats", {})
         if campaign not in campaigns:
             continue
         above, lags = -1, False

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from projector.errors import Misconfigured, Refused
-from projector.event import id_of, spelled
+from projector.event import KPIS, id_of, spelled
 from projector.statement import merkle
 from projector.statement.leaf import Leaf, leaves
 from projector.statement.manifest import Hex32, Manifest, parsed
@@ -127,7 +127,8 @@ def _holds(proven: ProvenLeaf, manifest: Manifest) -> bool:
     leaf, period = proven.leaf, manifest.period
     path = [bytes.fromhex(each) for each in proven.path]
     return (
-        period.begin <= leaf.second < period.end
+        leaf.kpi in KPIS  # a field with a blank in it could take in its neighbours: the same bytes, another id
+        and period.begin <= leaf.second < period.end
         and leaf.offset < manifest.checkpoint.get(leaf.partition, 0)
         and merkle.proves(leaf.data, proven.index, manifest.leaves, path, bytes.fromhex(manifest.root))
     )

@@ -279,11 +279,12 @@ def test_workers_add_up(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize("options", [(), ("--workers", "2")])
 def test_a_port_that_is_taken_stops_at_once(place: Place, options: tuple[str, ...]) -> None:
     """One line that names it, exit code 2, nothing started; with workers also where it is the second one's."""
+    first = free_port(2)
+    number = first + 1 if options else first
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", number))
         taken.listen()
-        number = taken.getsockname()[1]
-        worker = place.start("--metrics-port", str(number - 1 if options else number), *options)
+        worker = place.start("--metrics-port", str(first), *options)
         worker.ends(2)
     (line,) = worker.said.splitlines()
     assert line.startswith(f"error: metrics cannot be served at 127.0.0.1, port {number}: ")
