@@ -14,7 +14,7 @@ from projector.event import KPIS
 from projector.log import Message
 from projector.page import Page
 from projector.store import Delete, Presence, Put, RowKey, Write
-from tests.audits import PARKED_TAG, Site, count_everything, kinds, some_id, text, without
+from tests.audits import PARKED_TAG, PARTITIONS, Site, count_everything, kinds, some_id, text, without
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +258,26 @@ def test_an_id_that_the_topic_itself_gives_to_two_campaigns(site: Site) -> None:
     assert kinds(found) == {Kind.TWO_CAMPAIGNS: 1}
     assert found[Kind.TWO_CAMPAIGNS][0].remedy is Remedy.NONE
     assert "the topic itself" in found[Kind.TWO_CAMPAIGNS][0].detail
+
+
+def test_two_campaigns_of_one_id_stay_what_they_are_once_a_record_is_gone(site: Site) -> None:
+    """What the topic once gave to both is no damage because retention took one of its records."""
+    first = site.append("shared", campaign=1)
+    site.append("shared", campaign=2)
+    site.run()
+    site.log.delete_before(site.config.input_topic, {0: first + 1})
+    found = site.found()
+    assert kinds(found) == {Kind.TWO_CAMPAIGNS: 1}
+    assert found[Kind.TWO_CAMPAIGNS][0].remedy is Remedy.NONE
+
+
+def test_a_checkpoint_that_is_lost(site: Site) -> None:
+    """Nothing is compared then, so nothing is clean: the copies in the store tell that there was one."""
+    site.log.drop_group(site.generation.group)
+    found = site.found()
+    assert kinds(found) == {Kind.BALANCE: PARTITIONS}
+    assert {each.remedy for each in found[Kind.BALANCE]} == {Remedy.NONE}
+    assert "--restore-checkpoint" in found[Kind.BALANCE][0].detail
 
 
 def test_an_id_of_two_campaigns_past_the_checkpoint_is_excused(site: Site) -> None:

@@ -158,6 +158,27 @@ def test_help_imports_no_client() -> None:
     assert ended.stderr == "[]\n"
 
 
+def test_texts_of_others_in_an_error_steer_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An id or a tag in it comes from outside."""
+
+    def fails() -> None:
+        raise Refused("foreign: \x1b]0;title\x07")
+
+    monkeypatch.setattr(frame, "app", fails)
+    with pytest.raises(SystemExit):
+        frame.main()
+    assert capsys.readouterr().err == "error: foreign: \\x1b]0;title\\x07\n"
+
+
+def test_a_moment_past_all_calendars() -> None:
+    """A record may bring any timestamp."""
+    assert frame.moment(1_767_225_600_000) == "2026-01-01 00:00:00Z"
+    assert frame.moment(1 << 62) == f"{1 << 62} ms"
+    assert frame.moment(-1) == "none"
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_goes_away_is_not_an_error(monkeypatch: pytest.MonkeyPatch, unbuffered: str) -> None:
     """`projector config | head -0` prints no traceback, whether the pipe breaks in the command or at the end."""

@@ -18,7 +18,7 @@ from projector.repair.execution import Execution, refuse_busy
 from projector.repair.journal import history
 from projector.repair.plan import Planner
 from projector.store import Answer, Write
-from tests.audits import GENERATION
+from tests.audits import GENERATION, without
 from tests.damages import MENDED, REFUSED, Scene, assert_true, counter_changed, counter_lowered, everything
 from tests.generations import Counting
 
@@ -88,6 +88,24 @@ def test_what_the_ledger_should_not_hold_is_refused(site: Scene, damage: Callabl
     counter_lowered(site)
     before = dumped(site)
     with pytest.raises(Refused, match="projector rebuild"):
+        site.mend()
+    assert dumped(site) == before
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_before_the_head_nothing_is_lost_or_won_in_silence(site: Scene, lost: bool) -> None:
+    """The topic no longer has the records: an id that is gone there, or was added by hand, is not made right."""
+    topic = site.config.input_topic
+    campaign, held = next((c, seen) for c in site.truth if (seen := site.row(c)["seen"]))
+    event_id, sighting = next(iter(held.items()))
+    code, second, partition, offset = sighting
+    site.log.delete_before(topic, {partition: offset + 1})
+    assert site.found() == {}
+    added: dict[Any, Any] = {b"0123456789abcdef": [code, second, partition, offset]}
+    kept = without(held, event_id) if lost else {**held, **added}
+    site.put(campaign, seen=kept, stats=site.counted(campaign, KPIS[code], -1 if lost else 1))
+    before = dumped(site)
+    with pytest.raises(Refused, match="1 ids fewer" if lost else "1 ids more"):
         site.mend()
     assert dumped(site) == before
 

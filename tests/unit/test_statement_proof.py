@@ -159,6 +159,27 @@ def test_a_leaf_under_the_manifest_of_another_period(january: Path, tmp_path: Pa
     assert "is not one of the statement's" in failure
 
 
+def test_an_id_that_holds_the_fields_of_a_leaf(tmp_path: Path) -> None:
+    """Ids come from outside: one with blanks in it must not prove another that was never counted, by the same bytes."""
+    place = Place(tmp_path)
+    victim = number(900)
+    place.send(Sent(f"{BEGIN + 1} 0 0 {victim}", 1, "click", BEGIN))
+    place.count()
+    place.state(tmp_path / "january")
+    place.close()
+    proof = proof_file(tmp_path / "january", f"{BEGIN + 1} 0 0 {victim}", tmp_path / "proof.json")
+    assert verify_proof(proof, PUBLIC).verification.failures == []
+    found = verify_proof(proof, PUBLIC).proof
+    assert found is not None
+    (own,) = found.leaves
+    shifted = {"kpi": f"clicks {own.second} 0 {own.offset}", "second": BEGIN + 1, "offset": 0, "id": victim}
+    forged = found.model_copy(update={"id": victim, "leaves": [own.model_copy(update=shifted)]})
+    assert forged.leaves[0].leaf.data == own.leaf.data
+    bent = tmp_path / "bent.json"
+    bent.write_bytes(forged.encoded())
+    assert verify_proof(bent, PUBLIC).verification.failures
+
+
 def test_a_proof_by_another_signer(january: Path, tmp_path: Path) -> None:
     """Whoever makes up a manifest must sign it himself."""
     path = proof_file(january, number(5), tmp_path / "proof.json")
