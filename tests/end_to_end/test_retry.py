@@ -145,6 +145,7 @@ def test_another_one_meanwhile_is_refused(pipeline: Pipeline) -> None:
     late.exact()
 
 
+@pytest.mark.long
 def test_two_at_once(pipeline: Pipeline) -> None:
     """Whoever wins, each record goes back once; the other one is refused, or ended, or finds nothing to do."""
     late = Late(pipeline)

@@ -264,6 +264,7 @@ def on_server(tmp_path: Path, rng: random.Random, aerospike_server: Server) -> I
     made.close()
 
 
+@pytest.mark.long
 def test_two_kills_of_the_server(on_server: Line, aerospike_server: Server) -> None:
     """kill -9 of Aerospike: rows and pages fall back independently, and the replay mends both."""
     _kill_server(on_server, aerospike_server, 2)
