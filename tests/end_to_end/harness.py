@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -90,6 +91,15 @@ class Worker:
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+    def freeze(self, file: Path) -> None:
+        """SIGSTOP it at a moment at which it does not hold the write lock of this SQLite file."""
+        with closing(sqlite3.connect(file, timeout=PATIENCE_S, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            self.signal(signal.SIGSTOP)
+            stat = Path(f"/proc/{self.process.pid}/stat")
+            wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "it is frozen", self)
+            other.execute("ROLLBACK")
 
     def wait_said(self, text: str) -> None:
         """Wait until it has printed this."""

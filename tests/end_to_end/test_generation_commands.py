@@ -288,7 +288,7 @@ def test_two_at_once(pair: Pair) -> None:
     pair.count()
     first = pair.begin("rebuild", "--yes")
     wait_until(lambda: _building(pair), "its worker runs", first)
-    first.signal(signal.SIGSTOP)
+    first.freeze(pair.config.file)
     for words in (("rebuild",), ("cutover", "2"), ("abandon", "2"), ("rewind",)):
         refused = pair.ends(3, *words, "--yes")
         assert "a rebuild is running on " in refused.stderr

@@ -207,7 +207,7 @@ def test_stuck_and_idle(place: Place) -> None:
         assert get(port, "livez") == (200, "ok\n")
         time.sleep(0.2)
 
-    worker.signal(signal.SIGSTOP)
+    worker.freeze(place.config.file)
     place.append(place.traffic.take(300, CLEAN))
     with closing(sqlite3.connect(place.config.file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
