@@ -1,6 +1,6 @@
 """Resolve: the campaign that a tag belongs to."""
 
-from collections.abc import Set
+from collections.abc import Sequence
 
 from projector.patience import Patience
 from projector.store import Read, RowKey, Store
@@ -15,7 +15,7 @@ class Tags:
     def __init__(self, store: Store, patience: Patience) -> None:
         self._store = store
         self._patience = patience
-        self._known: dict[str, int] = {}
+        self._known: dict[str | None, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._known)
@@ -24,15 +24,20 @@ class Tags:
         """Drop the cache: the store may have forgotten what it said."""
         self._known.clear()
 
-    def resolve(self, tags: Set[str]) -> dict[str, int]:
-        """The campaigns of those tags that are known (perhaps with others). Raises `Retryable`."""
-        missing = [tag for tag in tags if tag not in self._known]
+    def resolve(self, tags: Sequence[str | None]) -> list[int | None]:
+        """The campaign of each tag, in order; None where it is not known, or there is no tag. Raises `Retryable`."""
+        found = [*map(self._known.get, tags)]
+        if None not in found:
+            return found
+        missing = list({tag for tag, campaign in zip(tags, found, strict=True) if campaign is None and tag is not None})
+        if not missing:
+            return found
         if len(self._known) + len(missing) > TAGS_MAX:
-            missing = list(tags)
+            missing = list({tag for tag in tags if tag is not None})
             self._known.clear()
         for begin in range(0, len(missing), READ_MAX):
             self._load(missing[begin : begin + READ_MAX])
-        return self._known
+        return [*map(self._known.get, tags)]
 
     def _load(self, tags: list[str]) -> None:
         rows = self._patience(lambda: self._store.read([Read(RowKey("tags", tag), ("c-id",)) for tag in tags]))

@@ -103,9 +103,10 @@ def explain(
     if scan:
         hits = _hits(log, config, decode, whereabouts, progress)
         heads = patiently(lambda: log.heads(config.input_topic))
-        named_tags = {hit.event.tag for hit in hits if isinstance(hit.event, Event)}
-        tags = Tags(store, patiently).resolve(named_tags)
-        whereabouts.search(sorted({tags[tag] for tag in named_tags if tag in tags}))
+        named = list({hit.event.tag for hit in hits if isinstance(hit.event, Event)})
+        campaigns = Tags(store, patiently).resolve(named)
+        tags = {tag: each for tag, each in zip(named, campaigns, strict=True) if each is not None}
+        whereabouts.search(sorted(set(tags.values())))
         committed = {partition: each.offset for partition, each in checkpoint.items()}
         judge = _Judge(config, build, whereabouts, tags, quarantined, committed)
         positions = {event_id: [] for event_id in ids}

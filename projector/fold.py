@@ -20,16 +20,18 @@ class Change:
     again: list[tuple[EventId, Sighting]] = field(default_factory=list)
 
 
-def fold(events: Iterable[tuple[Record, Event, int]]) -> dict[int, Change]:
-    """Group events, each given with its record and its campaign, by campaign, in their order.
+def fold(events: Iterable[tuple[Record, Event, int | None]]) -> dict[int, Change]:
+    """Group events, each given with its record and its campaign, by campaign, in their order; without one: left out.
 
     The second of a sighting is that of the Kafka timestamp; 0 where there is none.
     """
     changes: dict[int, Change] = {}
     for record, event, campaign in events:
+        if campaign is None:
+            continue
         event_id, code, _ = event
-        partition, offset, timestamp_ms, *_ = record
-        sighting = [code, timestamp_ms // 1000 if timestamp_ms > 0 else 0, partition, offset]
+        timestamp_ms = record[2]
+        sighting = [code, timestamp_ms // 1000 if timestamp_ms > 0 else 0, record[0], record[1]]
         change = changes.get(campaign)
         if change is None:
             change = changes[campaign] = Change()

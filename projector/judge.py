@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import NamedTuple
 
 from projector import quarantine
@@ -80,7 +80,7 @@ class Judge:
 
         Raises `Retryable` if the store does not answer (parts may be applied), `RowTooBig`, `Refused`.
         """
-        consumed = Counter(map(attrgetter("partition"), records))
+        consumed = Counter(map(itemgetter(0), records))
         counts: dict[str, Counter[int]] = {name: Counter() for name in ("counted", "duplicate", "parked", "rejected")}
         quarantined: list[Message] = []
         reasons: Counter[tuple[str, str]] = Counter()
@@ -99,28 +99,23 @@ class Judge:
                 )
             )
 
-        events = [self._decode(record.value) for record in records]
-        campaigns = self._tags.resolve({event.tag for event in events if isinstance(event, Event)})
-        known: list[tuple[Record, Event, int]] = []
-        for record, event in zip(records, events, strict=True):
-            if isinstance(event, Event):
-                campaign = campaigns.get(event.tag)
+        events = [self._decode(record[3]) for record in records]
+        named = self._tags.resolve([event.tag if type(event) is Event else None for event in events])
+        campaigns = named
+        if self._campaigns is not None:
+            campaigns = [campaign if campaign in self._campaigns else None for campaign in named]
+        if None in campaigns:
+            for record, event, campaign, other in zip(records, events, campaigns, named, strict=True):
                 if campaign is None:
-                    unfit = Unfit("parked", "unknown-tag", f"tag {event.tag}")
-                elif self._campaigns is None or campaign in self._campaigns:
-                    known.append((record, event, campaign))
-                    continue
-                else:
-                    unfit = Unfit("rejected", "other-campaign", f"campaign {campaign}")
-            else:
-                unfit = event
-            counts[unfit.verdict][record.partition] += 1
-            set_aside(record, unfit.verdict, unfit.reason, unfit.detail)
+                    unfit = _unfit(event, other)
+                    counts[unfit.verdict][record.partition] += 1
+                    set_aside(record, unfit.verdict, unfit.reason, unfit.detail)
 
-        judgements = self._ledger.apply(fold(known))
+        changes = fold(zip(records, events, campaigns, strict=True))  # type: ignore[arg-type]  # an Unfit has no campaign
+        judgements = self._ledger.apply(changes)
         by_position: dict[tuple[int, int], Record] = {}
         if any(judgement.parked or judgement.duplicates for judgement in judgements.values()):
-            by_position = {(record.partition, record.offset): record for record, _, _ in known}
+            by_position = {(record.partition, record.offset): record for record in records}
         for campaign, judgement in judgements.items():
             counts["duplicate"].update([sighting[2] for sighting, _ in judgement.duplicates])
             counts["parked"].update([sighting[2] for sighting in judgement.parked])
@@ -139,6 +134,15 @@ class Judge:
             for partition, count in consumed.items()
         }
         return Verdicts(totals, _values(judgements), quarantined, reasons)
+
+
+def _unfit(event: Event | Unfit, campaign: int | None) -> Unfit:
+    """Why a record does not count; `campaign`: that of its tag."""
+    if isinstance(event, Unfit):
+        return event
+    if campaign is None:
+        return Unfit("parked", "unknown-tag", f"tag {event.tag}")
+    return Unfit("rejected", "other-campaign", f"campaign {campaign}")
 
 
 def _values(judgements: Mapping[int, Judgement]) -> dict[int, Value]:

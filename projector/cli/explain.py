@@ -145,7 +145,7 @@ def _campaign_of(store: "Store", tag: str) -> int:
     from projector.campaign import Tags
     from projector.patience import patiently
 
-    campaign = Tags(store, patiently).resolve({tag}).get(tag) if tag.isprintable() else None
+    campaign = Tags(store, patiently).resolve([tag])[0] if tag.isprintable() else None
     if campaign is None:
         raise Refused(f"tag {_ascii(tag)} is not known: leave out --tag to look in all campaigns")
     return campaign

@@ -36,6 +36,12 @@ def test_a_missing_timestamp_is_second_0() -> None:
     assert fold([(at(0, 1, -1), Event("a", 0, "t"), 1)])[1].ids == {"a": [0, 0, 0, 1]}
 
 
+def test_what_has_no_campaign_is_left_out() -> None:
+    """Its neighbours are folded all the same."""
+    event = Event("a", 0, "t")
+    assert fold([(at(0, 1), event, None), (at(0, 2), event, 2)]) == {2: Change({"a": [0, 5, 0, 2]})}
+
+
 def test_nothing() -> None:
     """No events, no changes."""
     assert fold([]) == {}
