@@ -63,6 +63,11 @@ class Queue:
         """No further batch may be applied."""
         return self.records >= BATCHES_MAX * self._batch_records or self._bytes >= BYTES_MAX
 
+    @property
+    def below_half(self) -> bool:
+        """There is room for as much again."""
+        return 2 * self.records < BATCHES_MAX * self._batch_records and 2 * self._bytes < BYTES_MAX
+
     def append(self, batch: Batch) -> None:
         """Put a batch at the end."""
         self._batches.append(batch)

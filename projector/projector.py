@@ -94,6 +94,8 @@ class Projector(Listener):
         """Per owned partition the next offset and the totals, as after the last batch of the queue."""
         self._stale = False
         """The positions must be taken from the checkpoint before anything else."""
+        self._behind = False
+        """The last poll filled its batch: then several of them share a transaction."""
         self._producer_dead = False
         self._assignment_failed = False
         self._newly_assigned = False
@@ -152,8 +154,10 @@ class Projector(Listener):
                 self._return_to_checkpoint()
             if self._newly_assigned and not self._stays():
                 return
-            self._commit_settled()
+            if not (self._behind and self._queue.below_half):
+                self._commit_settled()
             records = self._poll()
+            self._behind = len(records) >= self._config.batch_records
             if self._stale or (self._newly_assigned and not self._stays()):
                 return
             if records:

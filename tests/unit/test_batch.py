@@ -1,6 +1,7 @@
 """The queue of applied batches."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -15,6 +16,14 @@ from tests.fault.memory_store import MemoryStore
 from tests.fault.oracle import INPUT
 from tests.fault.script import event, prepare
 from tests.fault.simulation import GENERATION, VirtualClock
+
+
+class Greedy(random.Random):
+    """As much as there may be."""
+
+    def randint(self, a: int, b: int) -> int:  # noqa: ARG002
+        """The most."""
+        return b
 
 
 def quarantined(size: int) -> Batch:
@@ -43,6 +52,18 @@ def test_full_by_records() -> None:
     assert not queue.full
     queue.clear()
     assert not queue.full
+
+
+def test_below_half() -> None:
+    """By records and by bytes, whichever comes first."""
+    queue = Queue(100)
+    for consumed, below in ((499, True), (1, False)):
+        queue.append(Batch({}, 0.0, verdicts=Totals(consumed=consumed, counted=consumed)))
+        assert queue.below_half is below
+    queue.clear()
+    assert queue.below_half
+    queue.append(quarantined(batch.BYTES_MAX // 2))
+    assert not queue.below_half
 
 
 def test_full_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +104,22 @@ def test_a_worker_reads_no_more_while_its_queue_is_full() -> None:
     store.stall(False)
     turns(1_000)
     assert {partition: each.offset for partition, each in log.offsets.items()} == log.ends(INPUT)
+
+
+def test_batches_of_a_backlog_share_a_transaction() -> None:
+    """While every poll fills its batch the queue is let grow to its half; what is left at the end is not kept back."""
+    clock = VirtualClock()
+    store = MemoryStore(lambda: clock.now * 1000, flush_ms=0, settle_ms=0)
+    log = MemoryLog(lambda: clock.now * 1000, Greedy(1))
+    prepare(log, store)
+    log.append([Message(INPUT, None, event(number % 8, "click", "tag-1"), (), 0, 0) for number in range(31)])
+    worker = Projector(log, store, Config(batch_records=2, batch_ms=1), GENERATION, 1, "a", 0.0, clock=clock)
+    worker.join()
+    committed: list[int] = []
+    for _ in range(40):
+        worker.turn()
+        clock.sleep(0.01)
+        offset = log.offsets[0].offset if 0 in log.offsets else 0
+        if not committed or committed[-1] != offset:
+            committed.append(offset)
+    assert [after - before for before, after in pairwise(committed)][-4:] == [10, 10, 10, 1]
