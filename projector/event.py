@@ -113,28 +113,29 @@ class Decoder:
             record = self._decode_usual(value)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
-        event_id: Any = None
-        data: Any = None
-        tag: Any = None
-        source: Any = None
-        kind: Any = None
-        for item in record.bins:  # a name that comes again is left to `decode_any`
-            item_type = type(item)
-            if item_type is _IdBin and event_id is None:
-                event_id = item.value
-            elif item_type is _DataBin and data is None:
-                data = item.value
-            elif item_type is _TagBin and tag is None:
-                tag = item.value
-            elif item_type is _SourceBin and source is None:
-                source = item.value
-            elif item_type is _TypeBin and kind is None:
-                kind = item.value
-            else:
+        event_id: Any
+        data: Any
+        tag: Any
+        kind: Any
+        bins = record.bins
+        if len(bins) == 5 and (
+            type(bins[0]) is _IdBin
+            and type(bins[1]) is _DataBin
+            and type(bins[2]) is _TagBin
+            and type(bins[3]) is _SourceBin
+            and type(bins[4]) is _TypeBin
+        ):  # in the connector's order, nothing has to be sorted out
+            event_id, data, tag, kind = bins[0].value, bins[1].value, bins[2].value, bins[4].value
+        else:
+            found: dict[type, Any] = {type(each): each.value for each in bins}
+            if len(found) < len(bins) or not bins:  # a name that comes again is left to `decode_any`
                 return None
+            event_id, data, tag, kind = map(found.get, (_IdBin, _DataBin, _TagBin, _TypeBin))
         if data is not None:
-            tag = tag if data.tag is UNSET else data.tag
-            kind = kind if data.event is UNSET else data.event
+            if data.tag is not UNSET:
+                tag = data.tag
+            if data.event is not UNSET:
+                kind = data.event
         code = _CODES.get(kind)
         _, set_name, digest, _ = record.key
         if event_id is None:
@@ -142,7 +143,7 @@ class Decoder:
         key: Any = _uuid_bytes(event_id)
         if key is None and _is_id(event_id):
             key = event_id
-        if key is None or code is None or not tag or "\0" in tag or set_name != self._source_set or not record.bins:
+        if key is None or code is None or not tag or "\0" in tag or set_name != self._source_set:
             return None
         return _event((key, code, tag))
 
@@ -189,7 +190,7 @@ def _uuid_bytes(text: Any) -> bytes | None:
     """The 16 bytes of a UUID spelt as 8-4-4-4-12 or 32 hex digits; None for anything else."""
     if type(text) is not str:
         return None
-    if text[8:24:5] == "----" and len(text) == 36:
+    if len(text) == 36 and text[8:24:5] == "----":
         text = text.replace("-", "")
     if len(text) != 32:
         return None

@@ -13,7 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from operator import attrgetter
+from operator import itemgetter
 
 from projector import kpi
 from projector.balance import Totals, total
@@ -245,14 +245,14 @@ class Projector(Listener):
 
     def _project(self, records: Sequence[Record]) -> Batch:
         """Decode, resolve, fold and apply; positions and totals as they stand after it."""
-        consumed = Counter(map(attrgetter("partition"), records))
+        consumed = Counter(map(itemgetter(0), records))
         self._take_incarnation()
         began = self._clock.monotonic()
         verdicts = self._judge.judge(records)
         answered_at = self._clock.monotonic()
         self.metrics.batch_seconds.observe(answered_at - began)
         positions: dict[int, tuple[int, Totals | None]] = {}
-        last = dict(zip(map(attrgetter("partition"), records), records, strict=True))
+        last = dict(zip(map(itemgetter(0), records), records, strict=True))
         for partition, count in consumed.items():
             added = verdicts.totals[partition]
             if not count == added.consumed == added.judged:
