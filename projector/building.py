@@ -23,7 +23,7 @@ from projector.generation import Generation
 from projector.generations import Build, State, bounded, read, record, totals
 from projector.lease import Lease
 from projector.log import Log
-from projector.patience import patiently
+from projector.patience import checkpoint_patiently, patiently
 from projector.pointer import Pointer, PointerRow
 from projector.store import Store
 from projector.tally import Scope
@@ -179,8 +179,8 @@ class Building:
 
     def advance(self) -> Advance:
         """How far it is. Raises `Retryable`."""
-        at = patiently(lambda: self._log.checkpoint(self._target.group, self._config.input_topic))
-        goal = patiently(lambda: self._log.checkpoint(self._live.group, self._config.input_topic))
+        at = checkpoint_patiently(lambda: self._log.checkpoint(self._target.group, self._config.input_topic))
+        goal = checkpoint_patiently(lambda: self._log.checkpoint(self._live.group, self._config.input_topic))
         goals = {partition: each.offset for partition, each in goal.items() if each.offset}
         there = {partition: each.offset for partition, each in at.items()}
         if (until := self._build.until) is not None:
@@ -274,7 +274,7 @@ class Building:
         self, ending: Ending | None, pointer: Pointer, comparison: Comparison | None, closed_s: float = 0.0
     ) -> Result:
         try:
-            committed = patiently(lambda: self._log.checkpoint(self._target.group, self._config.input_topic))
+            committed = checkpoint_patiently(lambda: self._log.checkpoint(self._target.group, self._config.input_topic))
         except Retryable:
             committed = {}  # what became of it is told all the same
         found = [parse_totals(each.metadata) for each in committed.values()]

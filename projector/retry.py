@@ -101,7 +101,8 @@ def retry(
             "one that was killed leaves the group once its session is over, in a minute at most"
         )
     patience(lambda: create_retried_topic(log, config))
-    member = patience(lambda: log.join(group, config.quarantine_topic, SLOT, _Seat(log, config.quarantine_topic)))
+    seat = _Seat(log, config.quarantine_topic, patience)
+    member = patience(lambda: log.join(group, config.quarantine_topic, SLOT, seat))
     retrier = _Retrier(log, config, wanted, member, advance, records_max, patience, clock)
     try:
         retrier.run()
@@ -117,13 +118,14 @@ def retry(
 class _Seat(Listener):
     """A place in the group that reads nothing: it only gives the right to commit."""
 
-    def __init__(self, log: Log, topic: str) -> None:
+    def __init__(self, log: Log, topic: str, patience: Patience) -> None:
         self._log = log
         self._topic = topic
+        self._patience = patience
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """At the ends."""
-        ends = self._log.ends(self._topic)
+        ends = self._patience(lambda: self._log.ends(self._topic))
         return {partition: ends[partition] for partition in partitions}
 
     def revoked(self, partitions: Sequence[int]) -> None:
