@@ -92,21 +92,18 @@ class Workers:
             self._thread.join()
 
     def _run(self) -> None:
-        self._code = 1  # unless it returns
+        self._code = Fatal.exit_code  # unless it returns
         self._code = self._work(lambda: self._stops)
 
 
 class WorkersFailed(Fatal):
-    """The muted workers ended with an error, which they have told.
-
-    Its exit code is theirs; but 1 would say that a difference was found, so that it is 3, as of `Refused`.
-    """
+    """The muted workers ended with an error, which they have told; its exit code is theirs."""
 
     def __init__(self, code: int) -> None:
         super().__init__(
             f"the workers that build it ended with exit code {code}; the same command goes on where it was"
         )
-        self.exit_code = Refused.exit_code if code == 1 else code
+        self.exit_code = code
 
 
 class Result(NamedTuple):
