@@ -94,8 +94,14 @@ def quarantine_command(
 
 
 def _retry(log: "Log", config: "Config", wanted: "Wanted", dry_run: bool, yes: bool, as_json: bool) -> None:
+    from projector.backends import open_store
+    from projector.preflight import check_topic_id
+    from projector.reading import settled_pointer
     from projector.retry import by_reason, parked, retry
 
+    with closing(open_store(config)) as store:
+        pointer = settled_pointer(store, config)
+    check_topic_id(log, config, pointer)
     with progress("quarantined records", None) as advance:
         found = parked(log, config, wanted, advance)
     reasons = by_reason(found)
@@ -103,6 +109,7 @@ def _retry(log: "Log", config: "Config", wanted: "Wanted", dry_run: bool, yes: b
     if found and not dry_run:
         told = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
         confirmed(f"Send {len(found):,} parked records ({printable(told)}) back to {config.input_topic}?", yes)
+        check_topic_id(log, config, pointer)  # whoever was asked may have taken long
         with progress("records sent", len(found)) as advance:
             sent = retry(log, config, wanted, advance)
     if as_json:

@@ -15,11 +15,11 @@ from projector.backends.embedded_log import EmbeddedLog
 from projector.backends.embedded_store import EmbeddedStore
 from projector.cli.app import app
 from projector.config import Config
-from projector.errors import Fenced, Misconfigured, Refused, Retryable, SlotTaken
+from projector.errors import Fenced, Misconfigured, OffsetsGone, Refused, Retryable, SlotTaken
 from projector.generation import Generation
 from projector.log import Log, Message, Offset, Record
 from projector.migrate import migrate
-from projector.pointer import PointerRow
+from projector.pointer import POINTER, PointerRow
 from projector.projector import Projector
 from projector.quarantine import message
 from projector.quarantined import Wanted
@@ -408,6 +408,18 @@ def test_the_command(place: Place) -> None:
     }
     assert place.run("retry").stdout == f"0 records went back to {INPUT}\n"
     assert [each["offset"] for each in json.loads(place.run("list", "--tag", "later", "--json").stdout)] == [1]
+
+
+@pytest.mark.parametrize("arguments", [("retry", "--yes"), ("retry", "--dry-run")])
+def test_another_topic_of_the_same_name_is_refused(place: Place, arguments: tuple[str, ...]) -> None:
+    """Made anew, its offsets are others: positions in quarantine and markers would say nothing about it."""
+    place.send("late", range(3))
+    place.count()
+    place.store.write([Write(POINTER, [Put("topic-id", "of another")], Presence.PRESENT)])
+    with pytest.raises(OffsetsGone, match=f"topic {INPUT} is not the one that was counted"):
+        place.run(*arguments)
+    assert came_back(place.log) == []
+    assert place.log.topic(retried_topic(place.config)) is None
 
 
 def test_what_does_not_go_together(place: Place) -> None:
