@@ -3,7 +3,7 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from projector.retry import SLOT, by_reason, parked, retry, retry_group
 from projector.rewind import rewind
 from projector.store import Presence, Put, Read, RowKey, Write
 from projector.topics import retried_topic
-from tests.fault.memory_log import MemoryLog
+from tests.fault.memory_log import MemoryLog, MemoryMember
 
 CONFIG = Config()
 ALL = Wanted()
@@ -405,9 +405,73 @@ def test_the_command(place: Place) -> None:
         "dry_run": False,
         "sent": 1,
         "reasons": {"unknown-tag": 1},
+        "left": [],
     }
     assert place.run("retry").stdout == f"0 records went back to {INPUT}\n"
     assert [each["offset"] for each in json.loads(place.run("list", "--tag", "later", "--json").stdout)] == [1]
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> EmbeddedLog:
+    """A file whose input topic takes 1,000 bytes a message; a retry adds 60 or so."""
+    log = EmbeddedLog(tmp_path / "narrow.db", lease_ms=200)
+    log.create_topic(INPUT, PARTITIONS, {"max.message.bytes": "1000"})
+    log.create_topic(QUARANTINE, 3, {})
+    return log
+
+
+def test_a_record_that_the_topic_does_not_take_is_left(narrow: EmbeddedLog) -> None:
+    """Over the limit with the headers that are added: it stays parked, unmarked, with a reason, and the others go."""
+    for offset in range(40):
+        put_aside(narrow, offset % PARTITIONS, offset, value=b"x" * (920 if offset in (7, 20, 21) else 800))
+    left: list[tuple[str, str]] = []
+    sent = retry(narrow, CONFIG, ALL, left=lambda record, why: left.append((record.key, why)), records_max=16)
+    stay, go = keys((3, 7), (0, 20), (1, 21)), keys(*((n % 4, n) for n in range(40) if n not in (7, 20, 21)))
+    assert sent == 37
+    assert sorted(key for key, _ in left) == stay == sorted(parked(narrow, CONFIG, ALL))
+    assert all(f"topic {INPUT} takes 1000 (max.message.bytes)" in why for _, why in left)
+    assert came_back(narrow) == markers(narrow) == go
+    left.clear()
+    assert retry(narrow, CONFIG, ALL, left=lambda record, why: left.append((record.key, why))) == 0
+    assert sorted(key for key, _ in left) == stay
+    assert came_back(narrow) == markers(narrow) == go
+
+
+def test_one_that_is_left_is_told_once(log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though commits after it are of unknown outcome, and all is begun again."""
+    for offset in range(12):
+        put_aside(log, 0, offset, value=b"x" * (2_000 if offset == 5 else 10))
+    commit = MemoryMember.commit
+    doubts = iter(range(5))
+
+    def limited(member: MemoryMember, messages: Sequence[Message], offsets: Mapping[int, Offset]) -> None:
+        if any(len(each.value or b"") > 1_000 for each in messages):
+            raise Refused("a message of 2000 bytes")
+        commit(member, messages, offsets)
+        if next(doubts, None) is not None:
+            raise Fenced("outcome unknown")
+
+    monkeypatch.setattr(MemoryMember, "commit", limited)
+    left: list[str] = []
+    assert retry(log, CONFIG, ALL, left=lambda record, _: left.append(record.key), records_max=4) == 11
+    assert left == keys((0, 5)) == list(parked(log, CONFIG, ALL))
+    assert came_back(log) == markers(log) == keys(*((0, n) for n in range(12) if n != 5))
+
+
+def test_the_command_names_what_stays(place: Place) -> None:
+    """In the report and in JSON, with the reason; exit 3, as something was refused."""
+    place.send("late", range(3))
+    place.count()
+    large = b"x" * 1_048_560
+    put_aside(place.log, 1, 99, value=large)
+    told = json.loads(place.run("retry", "--yes", "--json", code=3).stdout)
+    assert (told["sent"], told["reasons"]) == (3, {"unknown-tag": 4})
+    (stays,) = told["left"]
+    assert (stays["key"], stays["value_bytes"], stays["reason"]) == (f"{INPUT}/1/99", len(large), "unknown-tag")
+    assert "max.message.bytes" in stays["why"]
+    lines = place.run("retry", "--yes", code=3).stdout.splitlines()
+    assert lines[0] == f"{INPUT}/1/99, 1,048,560 bytes, stays parked: {stays['why']}"
+    assert lines[1:] == [f"0 records went back to {INPUT}, 1 stay parked"]
 
 
 @pytest.mark.parametrize("arguments", [("retry", "--yes"), ("retry", "--dry-run")])
