@@ -191,6 +191,7 @@ class _Retrier:
         self._member.pause(True)
         partitions = self._ends().keys()
         deadline = self._clock.monotonic() + JOIN_S
+        self._member.poll(1, 0)  # a place that was lost meanwhile is taken again
         while not partitions <= self._member.positions().keys():
             if self._clock.monotonic() > deadline:
                 raise Refused(f"group {retry_group(self._config)} has other members: stop them first")

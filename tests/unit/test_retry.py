@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -414,7 +415,7 @@ def test_the_command(place: Place) -> None:
 @pytest.fixture
 def narrow(tmp_path: Path) -> EmbeddedLog:
     """A file whose input topic takes 1,000 bytes a message; a retry adds 60 or so."""
-    log = EmbeddedLog(tmp_path / "narrow.db", lease_ms=200)
+    log = EmbeddedLog(tmp_path / "narrow.db")
     log.create_topic(INPUT, PARTITIONS, {"max.message.bytes": "1000"})
     log.create_topic(QUARANTINE, 3, {})
     return log
@@ -435,6 +436,18 @@ def test_a_record_that_the_topic_does_not_take_is_left(narrow: EmbeddedLog) -> N
     assert retry(narrow, CONFIG, ALL, left=lambda record, why: left.append((record.key, why))) == 0
     assert sorted(key for key, _ in left) == stay
     assert came_back(narrow) == markers(narrow) == go
+
+
+def test_a_lease_that_lapses_between_two_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken again at once: nobody else has it."""
+    monkeypatch.setattr("projector.retry.BEAT_S", 60.0)
+    log = EmbeddedLog(tmp_path / "slow.db", lease_ms=300)
+    log.create_topic(INPUT, PARTITIONS, {})
+    log.create_topic(QUARANTINE, 3, {})
+    for offset in range(9):
+        put_aside(log, 0, offset)
+    assert retry(log, CONFIG, ALL, lambda sent: time.sleep(0.4 * bool(sent)), records_max=3) == 9
+    assert came_back(log) == markers(log) == keys(*((0, n) for n in range(9)))
 
 
 def test_one_that_is_left_is_told_once(log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
