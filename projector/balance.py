@@ -10,6 +10,7 @@ from projector.config import Config
 from projector.event import KPIS
 from projector.generation import Generation
 from projector.log import Log
+from projector.patience import checkpoint_patiently, patiently, scan_patiently
 from projector.store import Store
 
 
@@ -111,22 +112,21 @@ class Balance:
 
 def read_balance(log: Log, store: Store, config: Config, generation: Generation) -> Balance:
     """Read both sides, the totals first. Raises `Retryable` if log or store does not answer."""
-    checkpoint = log.checkpoint(generation.group, config.input_topic)
+    checkpoint = checkpoint_patiently(lambda: log.checkpoint(generation.group, config.input_topic))
     totals = {partition: parse_totals(committed.metadata) for partition, committed in checkpoint.items()}
-    heads = log.heads(config.input_topic)
+    heads = patiently(lambda: log.heads(config.input_topic))
     for partition, committed in checkpoint.items():
         if totals[partition] is None and committed == (0, "") and heads.get(partition) == 0:
             totals[partition] = Totals()
     rows = 0
-    for page in store.scan(generation.campaigns, ["seal", "stats", "opening"]):
-        for row in page:
-            if "seal" in row.bins:
-                stats, opening = row.bins.get("stats", {}), row.bins.get("opening", {})
-                rows += sum(stats.get(kpi, 0) - opening.get(kpi, 0) for kpi in KPIS)
+    for row in scan_patiently(store, generation.campaigns, ("seal", "stats", "opening")):
+        if "seal" in row.bins:
+            stats, opening = row.bins.get("stats", {}), row.bins.get("opening", {})
+            rows += sum(stats.get(kpi, 0) - opening.get(kpi, 0) for kpi in KPIS)
     return Balance(
         totals=totals,
         offsets={partition: committed.offset for partition, committed in checkpoint.items()},
-        ends=log.ends(config.input_topic),
+        ends=patiently(lambda: log.ends(config.input_topic)),
         rows=rows,
-        workers=len(log.members(generation.group)),
+        workers=len(patiently(lambda: log.members(generation.group))),
     )

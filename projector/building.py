@@ -23,7 +23,7 @@ from projector.generation import Generation
 from projector.generations import Build, State, bounded, read, record, totals
 from projector.lease import Lease
 from projector.log import Log
-from projector.patience import patiently
+from projector.patience import checkpoint_patiently, patiently
 from projector.pointer import Pointer, PointerRow
 from projector.store import Store
 from projector.tally import Scope
@@ -92,21 +92,18 @@ class Workers:
             self._thread.join()
 
     def _run(self) -> None:
-        self._code = 1  # unless it returns
+        self._code = Fatal.exit_code  # unless it returns
         self._code = self._work(lambda: self._stops)
 
 
 class WorkersFailed(Fatal):
-    """The muted workers ended with an error, which they have told.
-
-    Its exit code is theirs; but 1 would say that a difference was found, so that it is 3, as of `Refused`.
-    """
+    """The muted workers ended with an error, which they have told; its exit code is theirs."""
 
     def __init__(self, code: int) -> None:
         super().__init__(
             f"the workers that build it ended with exit code {code}; the same command goes on where it was"
         )
-        self.exit_code = Refused.exit_code if code == 1 else code
+        self.exit_code = code
 
 
 class Result(NamedTuple):
@@ -179,8 +176,8 @@ class Building:
 
     def advance(self) -> Advance:
         """How far it is. Raises `Retryable`."""
-        at = patiently(lambda: self._log.checkpoint(self._target.group, self._config.input_topic))
-        goal = patiently(lambda: self._log.checkpoint(self._live.group, self._config.input_topic))
+        at = checkpoint_patiently(lambda: self._log.checkpoint(self._target.group, self._config.input_topic))
+        goal = checkpoint_patiently(lambda: self._log.checkpoint(self._live.group, self._config.input_topic))
         goals = {partition: each.offset for partition, each in goal.items() if each.offset}
         there = {partition: each.offset for partition, each in at.items()}
         if (until := self._build.until) is not None:
@@ -274,7 +271,7 @@ class Building:
         self, ending: Ending | None, pointer: Pointer, comparison: Comparison | None, closed_s: float = 0.0
     ) -> Result:
         try:
-            committed = patiently(lambda: self._log.checkpoint(self._target.group, self._config.input_topic))
+            committed = checkpoint_patiently(lambda: self._log.checkpoint(self._target.group, self._config.input_topic))
         except Retryable:
             committed = {}  # what became of it is told all the same
         found = [parse_totals(each.metadata) for each in committed.values()]

@@ -22,7 +22,7 @@ from projector.fold import Change, EventId, Sighting
 from projector.footing import ledgers
 from projector.generation import Generation
 from projector.log import Log, Member, Offset
-from projector.patience import Patience
+from projector.patience import Patience, checkpoint_patiently, patiently
 from projector.seat import Seat
 from projector.store import Store
 
@@ -41,8 +41,8 @@ class Gone(NamedTuple):
 
 def gone(log: Log, config: Config, generation: Generation) -> list[Gone]:
     """What a generation can no longer read, in the order of the partitions. Raises `Retryable`."""
-    checkpoint = log.checkpoint(generation.group, config.input_topic)
-    heads = log.heads(config.input_topic)
+    checkpoint = checkpoint_patiently(lambda: log.checkpoint(generation.group, config.input_topic))
+    heads = patiently(lambda: log.heads(config.input_topic))
     first = {partition: checkpoint[partition].offset if partition in checkpoint else 0 for partition in heads}
     return [
         Gone(partition, first[partition], head) for partition, head in sorted(heads.items()) if first[partition] < head
@@ -73,10 +73,10 @@ def carry(
         raise Refused(f"generation {rebuilt.number} has workers, {', '.join(others)}: stop them first")
     carrier = _Carrier(seat, store, config, rebuilt, campaigns, patience, clock)
     for _ in range(ATTEMPTS):
-        parts = patience(lambda: gone(log, config, rebuilt))
+        parts = gone(log, config, rebuilt)
         if not parts:
             seat.leave()
-            committed = patience(lambda: log.checkpoint(rebuilt.group, config.input_topic))
+            committed = checkpoint_patiently(lambda: log.checkpoint(rebuilt.group, config.input_topic))
             totals = {partition: parse_totals(each.metadata) for partition, each in committed.items()}
             return {partition: each.carried for partition, each in totals.items() if each is not None}
         with suppress(Forgotten):
@@ -154,7 +154,7 @@ class _Carrier:
 
     def _offsets(self, member: Member, parts: Sequence[Gone], counted: Mapping[int, int]) -> dict[int, Offset]:
         """The checkpoint at the heads, with what is carried added to its totals; {} if another has moved it."""
-        found = self._patience(lambda: member.committed([part.partition for part in parts]))
+        found = checkpoint_patiently(lambda: member.committed([part.partition for part in parts]))
         offsets: dict[int, Offset] = {}
         for part in parts:
             before = found.get(part.partition)

@@ -18,7 +18,7 @@ from projector.event import KPIS
 from projector.fold import EventId, Sighting
 from projector.generation import Generation
 from projector.log import Log
-from projector.patience import patiently
+from projector.patience import checkpoint_patiently, patiently
 from projector.quarantined import Quarantined, quarantined_as
 from projector.recent import is_past, recent
 from projector.store import Store
@@ -114,7 +114,7 @@ class Comparer:
         return self._comparison(found, live_end, rebuilt_end)
 
     def _checkpoint(self, generation: Generation) -> dict[int, int]:
-        found = patiently(lambda: self._log.checkpoint(generation.group, self._config.input_topic))
+        found = checkpoint_patiently(lambda: self._log.checkpoint(generation.group, self._config.input_topic))
         return {partition: committed.offset for partition, committed in found.items()}
 
     # --- digests

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from projector.clock import Clock
 from projector.config import Config
-from projector.errors import Refused, Superseded
+from projector.errors import Refused, Retryable, Superseded
 from projector.generation import Generation
 from projector.log import Log
 from projector.pointer import Closing, Entry, Pointer, PointerRow
@@ -100,7 +100,13 @@ class Cutover:
     def _switch(self, own: Closing, accept_differences: bool) -> Switch:
         old, target = own.pointer.generation(self._config), self._target
         self._wait(own, lambda: not self._log.members(old.group), f"the workers of generation {old.number} stay")
-        final = self._offsets(old)
+        final: dict[int, int] = {}
+
+        def stopped() -> bool:
+            final.update(self._offsets(old))
+            return True
+
+        self._wait(own, stopped, f"the checkpoint of generation {old.number} is not to be had")
         self._wait(own, lambda: self._caught_up(final), f"generation {target.number} does not come to {final}")
         differences = self._compare(old, target, final)
         if differences and not accept_differences:
@@ -122,14 +128,25 @@ class Cutover:
         return {partition: each.offset for partition, each in committed.items() if each.offset}
 
     def _wait(self, own: Closing, done: Callable[[], bool], trouble: str) -> None:
-        """Until `done`, while one's own closing stands. Raises `Refused` before its lease is over, `Superseded`."""
-        patience_s = self._lease_s * PATIENCE_SHARE
-        deadline = self._clock.monotonic() + patience_s
-        while not done():
+        """Until `done`, while one's own closing stands. Raises `Refused` before its lease is over, `Superseded`.
+
+        A log that does not answer is asked again: a killed worker's open transaction holds a checkpoint back. Raises
+        its `Retryable` in the end.
+        """
+        deadline = self._clock.monotonic() + self._lease_s * PATIENCE_SHARE
+        while True:
+            unanswered: Retryable | None = None
+            try:
+                if done():
+                    return
+            except Retryable as error:
+                unanswered = error
             self._heartbeat()
             if not self._row.holds(own):
                 raise Superseded("the closing was taken back")
             if self._clock.monotonic() > deadline:
+                if unanswered is not None:
+                    raise unanswered
                 raise Refused(
                     f"{trouble} within {self._lease_s * PATIENCE_SHARE:g} s: generation {own.pointer.live} goes on"
                 )

@@ -5,7 +5,7 @@
     │   └── InDoubt          the same, but the call may have taken effect, now or later
     ├── Fenced               drop the queue, renew the producer, go back to the checkpoint
     ├── Superseded           start again from what the pointer row says now
-    └── Fatal                stop; the process ends with `exit_code`
+    └── Fatal                stop; the process ends with `exit_code`, 70 unless it is one of these
         ├── Misconfigured    2  a setting is wrong, or something that it names is not there
         ├── Refused          3  the state of things forbids it
         ├── LedgerDamaged    4  the ledger is not what it must be
@@ -14,6 +14,7 @@
         ├── Hung             7  a client call did not come back (the watchdog)
         └── SlotTaken        8  another process runs with this slot
 
+1 says that a difference was found, and is no error's code. Whatever is not foreseen here ends with 70, too.
 A record that is not an event raises nothing: see `event.Rejected`.
 Backends translate their client's errors into these, each in one function.
 """
@@ -42,7 +43,7 @@ class Superseded(ProjectorError):
 class Fatal(ProjectorError):
     """Nothing that this process can do will help."""
 
-    exit_code = 1
+    exit_code = 70  # EX_SOFTWARE of sysexits.h
 
 
 class Misconfigured(Fatal):

@@ -15,7 +15,7 @@ from projector.fold import EventId
 from projector.generation import Generation
 from projector.generations import Build
 from projector.log import Log, Record
-from projector.patience import patiently
+from projector.patience import checkpoint_patiently, patiently
 from projector.quarantined import Quarantined, quarantine_messages
 from projector.store import Store
 from projector.whereabouts import Counted, Whereabouts, pages_sealed
@@ -94,7 +94,7 @@ def explain(
     """
     generation = build.generation(config)
     # Read first: what lies before it had its verdict before ledger and quarantine are read.
-    checkpoint = patiently(lambda: log.checkpoint(generation.group, config.input_topic))
+    checkpoint = checkpoint_patiently(lambda: log.checkpoint(generation.group, config.input_topic))
     whereabouts = Whereabouts(store, generation, ids)
     _search(store, generation, whereabouts, campaign, progress)
     decode = Decoder(config.source_set).decode

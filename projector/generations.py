@@ -16,7 +16,7 @@ from projector.errors import Refused
 from projector.event import KPIS
 from projector.generation import Generation
 from projector.log import Log
-from projector.patience import patiently, scan_patiently, write_patiently
+from projector.patience import checkpoint_patiently, patiently, scan_patiently, write_patiently
 from projector.pointer import read_pointer
 from projector.settling import settle_seconds
 from projector.store import Operation, Presence, Put, Read, Row, RowKey, Store, Write
@@ -101,7 +101,7 @@ def create(
     """
     number = max(build.number for build in builds(store)) + 1
     # Of a store that was lost the log still knows groups: their checkpoints are not those of empty rows.
-    while patiently(partial(log.checkpoint, Generation(number, config.group).group, config.input_topic)):
+    while checkpoint_patiently(partial(log.checkpoint, Generation(number, config.group).group, config.input_topic)):
         number += 1
     for _ in range(_ATTEMPTS):
         build = Build(
@@ -196,7 +196,7 @@ def standings(log: Log, store: Store, config: Config) -> list[Standing]:
             found.append(Standing(build, build.totals, {}))
             continue
         generation = build.generation(config)
-        committed = patiently(lambda g=generation: log.checkpoint(g.group, config.input_topic))  # type: ignore[misc]
+        committed = checkpoint_patiently(lambda g=generation: log.checkpoint(g.group, config.input_topic))  # type: ignore[misc]
         checkpoint = {partition: offset.offset for partition, offset in committed.items()}
         found.append(Standing(build, totals(store, generation), checkpoint))
     return found

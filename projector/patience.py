@@ -11,6 +11,9 @@ from projector.store import Answer, Outcome, Row, Store, Write
 
 T = TypeVar("T")
 
+CHECKPOINT_S = 40.0
+"""A killed worker's open transaction holds its group's checkpoint back: 15 s, and 10 s until the broker ends it."""
+
 
 class Patience:
     """Makes a call again on `Retryable` for `seconds` at most; then the last `Retryable` is raised.
@@ -77,5 +80,6 @@ def _nothing(_: BaseException) -> None:
 
 
 patiently = Patience()
+checkpoint_patiently = Patience(CHECKPOINT_S)
 write_patiently = patiently.write
 scan_patiently = patiently.scan

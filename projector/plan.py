@@ -8,7 +8,7 @@ from projector.config import Config
 from projector.generation import Generation
 from projector.generations import Build, bounded
 from projector.log import Log
-from projector.patience import patiently
+from projector.patience import checkpoint_patiently, patiently
 
 SAMPLE_RECORDS = 1_000
 RATE = 30_000
@@ -86,5 +86,5 @@ def plan(
 
 
 def _offsets(log: Log, config: Config, generation: Generation) -> dict[int, int]:
-    committed = patiently(lambda: log.checkpoint(generation.group, config.input_topic))
+    committed = checkpoint_patiently(lambda: log.checkpoint(generation.group, config.input_topic))
     return {partition: each.offset for partition, each in sorted(committed.items())}

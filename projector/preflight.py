@@ -7,7 +7,8 @@ from projector.config import Config
 from projector.errors import Misconfigured, OffsetsGone
 from projector.generation import Generation
 from projector.log import Log
-from projector.pointer import PointerRow
+from projector.patience import patiently
+from projector.pointer import Pointer, PointerRow
 from projector.settling import settle_seconds
 from projector.store import Store
 from projector.topics import Weight, check_topics
@@ -40,10 +41,15 @@ def preflight(log: Log, store: Store, config: Config) -> Cleared:
     generation = pointer.generation(config)
     if not store.has_index(generation.campaigns, "c-date"):
         raise Misconfigured(f"set {generation.campaigns} has no index on c-date: run: projector migrate")
-    topic = log.topic(config.input_topic)
+    check_topic_id(log, config, pointer)
+    return Cleared(generation, pointer.epoch, settle_s)
+
+
+def check_topic_id(log: Log, config: Config, pointer: Pointer) -> None:
+    """Raises `OffsetsGone` if the input topic is another one than was counted, and `Retryable`."""
+    topic = patiently(lambda: log.topic(config.input_topic))
     if topic is None or topic.id != pointer.topic_id:
         raise OffsetsGone(
             f"topic {config.input_topic} is not the one that was counted: its id is {topic.id if topic else 'none'}, "
             f"the pointer row names {pointer.topic_id}; a topic made anew needs a new store, or its old data back"
         )
-    return Cleared(generation, pointer.epoch, settle_s)

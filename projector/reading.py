@@ -8,7 +8,7 @@ from projector.errors import Refused
 from projector.event import KPIS
 from projector.generation import Generation
 from projector.patience import patiently
-from projector.pointer import PointerRow
+from projector.pointer import Pointer, PointerRow
 from projector.settling import settle_seconds
 from projector.store import ROW_BYTES, Read, Row, RowKey, Store
 
@@ -44,8 +44,13 @@ def live_generation(store: Store, config: Config) -> Generation:
 
     Raises `Misconfigured` if there is no pointer row, and `Retryable`, also if it goes on changing.
     """
+    return settled_pointer(store, config).generation(config)
+
+
+def settled_pointer(store: Store, config: Config) -> Pointer:
+    """The pointer row, read settled. Raises as `live_generation`."""
     settle_s = patiently(lambda: settle_seconds(store, config.settle_ms, allow_volatile_store=True))
-    return PointerRow(store, settle_s).settled().generation(config)
+    return PointerRow(store, settle_s).settled()
 
 
 def campaigns(store: Store, generation: Generation) -> list[Campaign]:

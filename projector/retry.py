@@ -84,12 +84,16 @@ def retry(
     config: Config,
     wanted: Wanted,
     advance: Callable[[int], None] = lambda _: None,
+    left: Callable[[Quarantined, str], None] = lambda *_: None,
     *,
     records_max: int = RECORDS_MAX,
     patience: Patience = patiently,
     clock: Clock = time,
 ) -> int:
     """Send back what `parked` answers; how many records were sent. `advance` hears of each that was.
+
+    A record that the topic does not take, as one that is over its `max.message.bytes` with the headers that are added,
+    stays parked, and is not marked: `left` hears of it, without its value, and why.
 
     Killed at any moment, it may be run again. Raises `Refused` while another retry runs, `SlotTaken` where another has
     begun, `Misconfigured`, `Retryable`.
@@ -101,8 +105,9 @@ def retry(
             "one that was killed leaves the group once its session is over, in a minute at most"
         )
     patience(lambda: create_retried_topic(log, config))
-    member = patience(lambda: log.join(group, config.quarantine_topic, SLOT, _Seat(log, config.quarantine_topic)))
-    retrier = _Retrier(log, config, wanted, member, advance, records_max, patience, clock)
+    seat = _Seat(log, config.quarantine_topic, patience)
+    member = patience(lambda: log.join(group, config.quarantine_topic, SLOT, seat))
+    retrier = _Retrier(log, config, wanted, member, advance, left, records_max, patience, clock)
     try:
         retrier.run()
     except SlotTaken:
@@ -117,13 +122,14 @@ def retry(
 class _Seat(Listener):
     """A place in the group that reads nothing: it only gives the right to commit."""
 
-    def __init__(self, log: Log, topic: str) -> None:
+    def __init__(self, log: Log, topic: str, patience: Patience) -> None:
         self._log = log
         self._topic = topic
+        self._patience = patience
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """At the ends."""
-        ends = self._log.ends(self._topic)
+        ends = self._patience(lambda: self._log.ends(self._topic))
         return {partition: ends[partition] for partition in partitions}
 
     def revoked(self, partitions: Sequence[int]) -> None:
@@ -143,6 +149,7 @@ class _Retrier:
         wanted: Wanted,
         member: Member,
         advance: Callable[[int], None],
+        left: Callable[[Quarantined, str], None],
         records_max: int,
         patience: Patience,
         clock: Clock,
@@ -152,12 +159,15 @@ class _Retrier:
         self._wanted = wanted
         self._member = member
         self._advance = advance
+        self._tell_left = left
         self._records_max = records_max
         self._patience = patience
         self._clock = clock
         self._beaten_at = clock.monotonic()
         self._doubtful: list[str] = []
         """Keys of the transaction that is not known to be committed."""
+        self._left: set[str] = set()
+        """Keys of the records that the topic does not take."""
         self.sent = 0
 
     def run(self) -> None:
@@ -181,6 +191,7 @@ class _Retrier:
         self._member.pause(True)
         partitions = self._ends().keys()
         deadline = self._clock.monotonic() + JOIN_S
+        self._member.poll(1, 0)  # a place that was lost meanwhile is taken again
         while not partitions <= self._member.positions().keys():
             if self._clock.monotonic() > deadline:
                 raise Refused(f"group {retry_group(self._config)} has other members: stop them first")
@@ -188,11 +199,12 @@ class _Retrier:
 
     def _send_all(self) -> None:
         """Read the markers, now that nobody else can write any; then send what has none."""
-        left = parked(self._log, self._config, self._wanted, self._beat)
-        self._note([key for key in self._doubtful if key not in left])
+        found = parked(self._log, self._config, self._wanted, self._beat)
+        self._note([key for key in self._doubtful if key not in found])
+        todo = {key: each for key, each in found.items() if key not in self._left}
         batch: list[Quarantined] = []
         size = 0
-        for record in self._whole(left):
+        for record in self._whole(todo):
             batch.append(record)
             size += len(record.value or b"")
             if len(batch) == self._records_max or size >= BYTES_MAX:
@@ -201,15 +213,32 @@ class _Retrier:
         if batch:
             self._commit(batch)
 
-    def _whole(self, left: Mapping[str, Parked]) -> Iterator[Quarantined]:
+    def _whole(self, todo: Mapping[str, Parked]) -> Iterator[Quarantined]:
         """These records with their values: read once more, as memory may not take them all."""
-        for message, record in quarantine_messages(self._log, self._config.quarantine_topic) if left else ():
-            kept = left.get(record.key)
+        for message, record in quarantine_messages(self._log, self._config.quarantine_topic) if todo else ():
+            kept = todo.get(record.key)
             if kept is not None and kept.at == (message.partition, message.offset):
                 yield record
             self._beat(1)
 
     def _commit(self, batch: Sequence[Quarantined]) -> None:
+        """Commit them; if one is not taken, in ever smaller parts, until that one is left alone."""
+        try:
+            self._commit_whole(batch)
+        except Refused as error:  # nothing of it is in the topic: the client commits none whose message was refused
+            self._doubtful = []
+            self._patience(self._member.renew)
+            self._beat(0)
+            if len(batch) == 1:
+                self._left.add(batch[0].key)
+                self._tell_left(batch[0]._replace(value=None), str(error))
+                return
+            by_size = sorted(batch, key=lambda record: record.value_bytes)  # those that are too large, together
+            half = len(by_size) // 2
+            self._commit(by_size[:half])
+            self._commit(by_size[half:])
+
+    def _commit_whole(self, batch: Sequence[Quarantined]) -> None:
         self._doubtful = [record.key for record in batch]
         messages = [message for record in batch for message in _messages(self._config, record)]
         self._member.commit(messages, {partition: Offset(end, "") for partition, end in self._ends().items()})

@@ -8,7 +8,7 @@ from projector.checkpoint import Copies
 from projector.config import Config
 from projector.errors import Refused
 from projector.log import Log, Offset
-from projector.patience import Patience, patiently
+from projector.patience import Patience, checkpoint_patiently, patiently
 from projector.pointer import Entry, Pointer, PointerRow
 from projector.store import Store
 
@@ -49,7 +49,7 @@ def rewind(
     _refuse_members(patience(lambda: log.members(generation.group)), generation.number)
     with row.closed(pointer, LEASE_S, epoch=pointer.epoch + 1) as own:
         _refuse_members(patience(lambda: log.members(generation.group)), generation.number)
-        found = patience(lambda: log.checkpoint(generation.group, config.input_topic))
+        found = checkpoint_patiently(lambda: log.checkpoint(generation.group, config.input_topic))
         before = {partition: each.offset for partition, each in found.items()}
         start = {partition: Offset(0, Totals().metadata()) for partition in heads}
         patience(lambda: log.set_checkpoint(generation.group, config.input_topic, start))

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from projector.errors import Hung, SlotTaken
+from projector.errors import Fatal, Hung, SlotTaken
 from projector.progress import Progress, Sample
 
 BACKOFF_S_MAX = 30.0
@@ -97,7 +97,8 @@ def supervise(
 
     `command` starts a worker, `--slot` is added. `signals` counts the stop signals so far: the first stops all in
     order, the second at once. A worker is started again after the watchdog's exit code and after signals only; slot
-    taken ends that worker alone, any other failure ends all. `quiet`: the caller shows how they get on.
+    taken ends that worker alone, any other failure ends all, with its code; with 70 after 1, which only Python itself
+    ends a worker with, and which would say that a difference was found. `quiet`: the caller shows how they get on.
     `metrics_port`: of the first worker; each has the next one.
     """
     ports = [[] if metrics_port is None else ["--metrics-port", str(metrics_port + n)] for n in range(len(slots))]
@@ -123,7 +124,7 @@ def supervise(
                 logger.warning("%s: %s; starting again in %.1f s", worker.slot, _how(code), worker.start_again())
             else:
                 logger.error("%s: %s; not started again", worker.slot, _how(code))
-                result = result or code
+                result = result or (Fatal.exit_code if code == 1 else code)
                 if code != SlotTaken.exit_code:
                     told = 1
                     for other in workers:

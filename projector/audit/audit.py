@@ -31,7 +31,7 @@ from projector.errors import Misconfigured
 from projector.event import KPIS
 from projector.generation import Generation
 from projector.log import Log, Offset
-from projector.patience import patiently
+from projector.patience import checkpoint_patiently, patiently
 from projector.pointer import PointerRow
 from projector.settling import settle_seconds
 from projector.store import Store
@@ -145,7 +145,7 @@ class _Run:
         began = self._clock.monotonic()
         log, topic = self._log, self._config.input_topic
         # First of all: what is committed by now stands in whatever is read after it.
-        committed = patiently(lambda: log.checkpoint(self._generation.group, topic))
+        committed = checkpoint_patiently(lambda: log.checkpoint(self._generation.group, topic))
         live = bool(patiently(lambda: log.members(self._generation.group)))
         held = ledgers(self._store, self._generation)
         heads = patiently(lambda: log.heads(topic))

@@ -14,6 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # no hints
 from projector.audit.contract import Table
 from projector.errors import ProjectorError, Retryable
 from projector.log import Log, Record
+from projector.patience import patiently
 
 READERS_MAX = 4
 """More would wait for this process, which takes in what comes back."""
@@ -71,7 +72,8 @@ def read(log: Log, part: Part) -> Iterator[Said]:
     if not todo:
         return
     table = Table(part.source_set)
-    for page in log.read(part.topic, log.ends(part.topic) | {partition: positions[partition] for partition in todo}):
+    ends = patiently(lambda: log.ends(part.topic))
+    for page in log.read(part.topic, ends | {partition: positions[partition] for partition in todo}):
         last = {record.partition: record.offset for record in page}
         if any(partition not in todo or offset >= part.until[partition] for partition, offset in last.items()):
             page = [each for each in page if each.partition in todo and each.offset < part.until[each.partition]]

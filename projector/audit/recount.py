@@ -15,6 +15,7 @@ from projector.audit.contract import canonical, packed
 from projector.audit.reading import SCHEMA, Part, Said, read, readers
 from projector.errors import OffsetsGone
 from projector.log import Log
+from projector.patience import patiently
 
 __all__ = ["canonical", "packed", "recounting"]
 
@@ -60,11 +61,11 @@ def recounting(
     Raises `OffsetsGone` where offsets between the two are not in the topic, `Misconfigured`, `Retryable`.
     """
     database.execute(_CREATE)
-    ends = log.ends(topic)
+    ends = patiently(lambda: log.ends(topic))
     for partition, offset in until.items():
         if offset > ends.get(partition, 0):
             raise OffsetsGone(f"{topic}/{partition}: ends at {ends.get(partition, 0)}, before offset {offset}")
-    heads = log.heads(topic)
+    heads = patiently(lambda: log.heads(topic))
     begin = {partition: min(start.get(partition, heads.get(partition, 0)), until[partition]) for partition in until}
     part = Part(topic, source_set, begin, until)
     if open_log is None or part.offsets < READERS_FROM:

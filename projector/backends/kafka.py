@@ -129,12 +129,20 @@ class KafkaLog:
         return {partition: ends[partition] if offset < 0 else offset for partition, offset in found.items()}
 
     def checkpoint(self, group: str, topic: str) -> dict[int, Offset]:
-        """The committed offsets of a group; waits out a transaction that is about to commit some."""
+        """The committed offsets of a group; waits for a transaction that is about to commit some."""
         partitions = self._partitions(topic)
         asked = [TopicPartition(topic, partition) for partition in partitions]
 
         def ask(_: AdminClient) -> dict[int, Offset]:
-            found = self._onlooker(group).committed(asked, ANSWER_S)
+            try:
+                found = self._onlooker(group).committed(asked, ANSWER_S)
+            except KafkaException as error:
+                if cause(error).code() != KafkaError._TIMED_OUT:
+                    raise
+                raise Retryable(
+                    f"no answer yet to what group {group} has committed: a transaction that a killed worker left open "
+                    "holds it back until it times out, or the group's coordinator is away"
+                ) from error
             for each in found:
                 if each.error is not None:
                     raise KafkaException(each.error)

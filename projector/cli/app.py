@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 PROGRESS_SECONDS = 10
 PIPED_COLUMNS = 200
+READER_GONE = 128 + 13
+"""As of one whom SIGPIPE ends: 1 would say that a difference was found."""
 
 app = typer.Typer(
     name="projector",
@@ -152,22 +155,27 @@ def _projector(
 
 
 def main() -> None:
-    """Run the command line and end the process: 0, the error's exit code, 2 for usage, 130 when interrupted."""
+    """Run the command line and end the process.
+
+    0, the error's exit code, 2 for usage, 70 for an error that nobody foresaw, 130 when interrupted.
+    """
     code: str | int | None = 0
     try:
         app()
     except SystemExit as end:
-        code = end.code
+        code = READER_GONE if isinstance(end.__context__, BrokenPipeError) else end.code
     except KeyboardInterrupt:
         code = 130
     except ProjectorError as error:
         code = _told(error)
+    except Exception as error:
+        code = _confessed(error)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has gone. Without this the interpreter would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = code or 1
+        code = code or READER_GONE
     sys.exit(code)
 
 
@@ -182,3 +190,15 @@ def _told(error: ProjectorError) -> int:
         code = Refused.exit_code
     print(f"error: {printable(text)}", file=sys.stderr)
     return code
+
+
+def _confessed(error: Exception) -> int:
+    """Print the traceback of an error that nobody foresaw, and one line; its exit code."""
+    lines = "".join(traceback.format_exception(error))
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    print(printable(lines, "\n\t"), end="", file=sys.stderr)
+    print(
+        f"error: a fault of the projector itself: {printable(text)}; please report it with the lines above",
+        file=sys.stderr,
+    )
+    return Fatal.exit_code

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 LINES_MAX = 20
 """Of one repair, on the terminal."""
+_SIGHTING = ("id", "kpi", "second", "partition", "offset")
+_TOTAL = ("value", "epoch", "rev")
 
 
 def show_history(told: "Sequence[Told]", as_json: bool) -> None:
@@ -25,8 +27,8 @@ def show_history(told: "Sequence[Told]", as_json: bool) -> None:
                     "begun": when(each.run.when),
                     "ended": when(each.ended_when) if each.ended else None,
                     "reason": each.run.reason,
-                    "intent": each.intents,
-                    "outcome": each.outcomes,
+                    "intent": [named(change) for change in each.intents],
+                    "outcome": [named(change) for change in each.outcomes],
                 }
                 for each in told
             ]
@@ -45,6 +47,16 @@ def show_history(told: "Sequence[Told]", as_json: bool) -> None:
     console().print(table)
     if not told:
         print("no repair was ever begun")
+
+
+def named(change: Mapping[str, Any]) -> dict[str, Any]:
+    """A change of the journal, which keeps its lists short, with the names of what they hold."""
+    match change:
+        case {"what": "ids", "ids": ids}:
+            return {**change, "ids": [dict(zip(_SIGHTING, each, strict=True)) for each in ids]}
+        case {"what": "publication", "before": before}:
+            return {**change, "before": {kpi: dict(zip(_TOTAL, each, strict=True)) for kpi, each in before.items()}}
+    return dict(change)
 
 
 def lines(change: Mapping[str, Any]) -> Iterator[str]:

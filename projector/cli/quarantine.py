@@ -21,6 +21,7 @@ from projector.cli.app import (
     progress,
 )
 from projector.cli.generations import Yes, confirmed
+from projector.errors import Refused
 from projector.printable import printable
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def quarantine_command(
     """List the records that were not counted, and why; show one with its original bytes; or retry parked ones.
 
     A retry sends parked records back to the input topic, each once, however often it is run or killed: with their
-    bytes, partition and timestamp, and headers that say where they came from. There they get a verdict again.
+    bytes, partition and timestamp, and headers that say where they came from. There they get a verdict again. One that
+    the topic does not take, being too large, stays parked and is named; the exit code is 3 then.
 
     Example: [bold]projector quarantine --reason unknown-tag[/bold], then
     [bold]projector quarantine show edge-to-core/3/1234[/bold], and once the tag is there
@@ -94,27 +96,40 @@ def quarantine_command(
 
 
 def _retry(log: "Log", config: "Config", wanted: "Wanted", dry_run: bool, yes: bool, as_json: bool) -> None:
+    from projector.backends import open_store
+    from projector.preflight import check_topic_id
+    from projector.reading import settled_pointer
     from projector.retry import by_reason, parked, retry
 
+    with closing(open_store(config)) as store:
+        pointer = settled_pointer(store, config)
+    check_topic_id(log, config, pointer)
     with progress("quarantined records", None) as advance:
         found = parked(log, config, wanted, advance)
     reasons = by_reason(found)
     sent = 0
+    left: list[tuple[Quarantined, str]] = []
     if found and not dry_run:
         told = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
         confirmed(f"Send {len(found):,} parked records ({printable(told)}) back to {config.input_topic}?", yes)
+        check_topic_id(log, config, pointer)  # whoever was asked may have taken long
         with progress("records sent", len(found)) as advance:
-            sent = retry(log, config, wanted, advance)
+            sent = retry(log, config, wanted, advance, lambda record, why: left.append((record, why)))
     if as_json:
         records = [_headers(each.record) for each in found.values()]
-        print_json({"dry_run": dry_run, "sent": sent, "reasons": reasons, **({"records": records} if dry_run else {})})
-        return
-    for reason, count in reasons.items() if dry_run else ():
-        print(printable(f"{reason}: {count:,}"))
-    if dry_run:
+        stays = [{**_headers(record), "why": why} for record, why in left]
+        document = {"dry_run": dry_run, "sent": sent, "reasons": reasons, "left": stays}
+        print_json({**document, **({"records": records} if dry_run else {})})
+    elif dry_run:
+        for reason, count in reasons.items():
+            print(printable(f"{reason}: {count:,}"))
         print(f"{len(found):,} records would go back to {config.input_topic}")
     else:
-        print(f"{sent:,} records went back to {config.input_topic}")
+        for record, why in left:
+            print(printable(f"{record.key}, {record.value_bytes:,} bytes, stays parked: {why}"))
+        print(f"{sent:,} records went back to {config.input_topic}{f', {len(left):,} stay parked' if left else ''}")
+    if left:
+        raise typer.Exit(Refused.exit_code)
 
 
 def _print_records(records: "list[Quarantined]") -> None:

@@ -15,7 +15,7 @@ import typer
 from projector.cli.app import AsJson, ConfigFile, Settings, app, configured, print_json, progress
 from projector.cli.audit import MEMORY_MIB, OVERHEAD_MIB, parts
 from projector.cli.generations import who
-from projector.cli.history import LINES_MAX, lines
+from projector.cli.history import LINES_MAX, lines, named
 from projector.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def repair_command(
         with _leased(store, execute) as lease:
             done = _repair(log, store, config, memory, lease, reason)
     if as_json:
-        print_json(done)
+        print_json({**done, "changes": [named(change) for change in done["changes"]]})
     else:
         _show(done)
     raise typer.Exit(0 if done["clean"] else 1)

@@ -104,7 +104,7 @@ def run(
 
     SIGTERM or Ctrl-C finishes and commits what is in hand, leaves the group and exits 0; a second one exits at once.
     Exit codes: 0 fine, 2 configuration, 3 refused, 4 ledger damaged, 5 offsets or topic gone, 6 row too big,
-    7 watchdog, 8 slot taken.
+    7 watchdog, 8 slot taken, 70 unexpected error.
     """
     from projector import logs
     from projector.metrics import Metrics

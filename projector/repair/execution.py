@@ -23,7 +23,7 @@ from projector.fold import Change
 from projector.generation import Generation
 from projector.kpi import ALL_CODES, Value, messages
 from projector.log import Log, Member, Message, Offset
-from projector.patience import Patience
+from projector.patience import Patience, checkpoint_patiently
 from projector.pointer import Pointer, PointerRow
 from projector.repair import journal
 from projector.repair.content import foot, raise_rev
@@ -234,7 +234,7 @@ class Execution:
         return [balance_change(partition, *change) for partition, change in changed.items()]
 
     def _committed(self, member: Member, partitions: Sequence[int]) -> dict[int, Offset]:
-        found = self._patience(lambda: member.committed(partitions))
+        found = checkpoint_patiently(lambda: member.committed(partitions))
         committed = {partition: offset for partition, offset in found.items() if offset is not None}
         if {partition: each.offset for partition, each in committed.items()} != dict(self._plan.checkpoint):
             raise Refused("the checkpoint has moved since the audit: stop the workers, and run it again")

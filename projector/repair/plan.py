@@ -18,7 +18,7 @@ from projector.feed import Feed, Total
 from projector.fold import EventId, Sighting
 from projector.generation import Generation
 from projector.log import Log, Offset
-from projector.patience import patiently, scan_patiently
+from projector.patience import checkpoint_patiently, patiently, scan_patiently
 from projector.repair.evidence import Evidence, event_id, packed_id
 from projector.repair.journal import history
 from projector.repair.restoration import Restoration, restore
@@ -305,7 +305,7 @@ class Planner:
 
     def _committed(self) -> dict[int, Offset]:
         """The checkpoint of the generation, which must be the audit's, and in the topic. Raises `Refused`."""
-        found = patiently(lambda: self._log.checkpoint(self._generation.group, self._config.input_topic))
+        found = checkpoint_patiently(lambda: self._log.checkpoint(self._generation.group, self._config.input_topic))
         for partition, until in self._audited.checkpoint.items():
             offset = found[partition].offset if partition in found else 0
             if (head := self._audited.heads.get(partition, 0)) > offset:

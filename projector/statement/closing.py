@@ -8,7 +8,7 @@ from projector.config import Config
 from projector.errors import Misconfigured, OffsetsGone, Refused
 from projector.generation import Generation
 from projector.log import Log
-from projector.patience import patiently
+from projector.patience import checkpoint_patiently, patiently
 from projector.pointer import Pointer, PointerRow
 from projector.settling import settle_seconds
 from projector.statement.period import Period, iso
@@ -48,7 +48,7 @@ def close(log: Log, store: Store, config: Config, period: Period, now_ms: int) -
     pointer = PointerRow(store, settle_s).settled()
     generation = pointer.generation(config)
     _check_topic(log, config, pointer)
-    committed = patiently(lambda: log.checkpoint(generation.group, config.input_topic))
+    committed = checkpoint_patiently(lambda: log.checkpoint(generation.group, config.input_topic))
     checkpoint = {partition: offset.offset for partition, offset in committed.items()}
     _check_read(log, config, period, checkpoint)
     heads = patiently(lambda: log.heads(config.input_topic))

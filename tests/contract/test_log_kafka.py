@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from projector.backends import kafka_member
 from projector.backends.kafka import KafkaLog
 from projector.errors import Fenced, OffsetsGone, Refused, Retryable, SlotTaken
 from projector.log import Member, Message, Offset, Record
+from projector.patience import checkpoint_patiently
 from tests.contract.test_log import Partitions, assigned, everything, fill, join, polled
 from tests.kafka_broker import Broker, bootstrap, free_ports
 
@@ -98,6 +99,22 @@ def test_positions_step_over_an_aborted_tail(log: KafkaLog, topic: str) -> None:
     assert log.ends(topic)[2] == 3
     assert sorted(each.value or b"" for each in everything(log, topic)) == [b"0", b"1", b"2", b"3"]
     member.close()
+
+
+@pytest.mark.long
+def test_a_checkpoint_waits_for_a_transaction_that_was_left_open(log: KafkaLog, name: str, topic: str) -> None:
+    """Longer than one question is waited for; then what was committed before stands."""
+    log.set_checkpoint(name, topic, {0: Offset(3, "before")})
+    properties = {"bootstrap.servers": bootstrap(), "transactional.id": name, "transaction.timeout.ms": 15_000}
+    killed = Producer(properties)
+    killed.init_transactions(30)
+    consumer = Consumer({"bootstrap.servers": bootstrap(), "group.id": name})
+    killed.begin_transaction()
+    killed.send_offsets_to_transaction([TopicPartition(topic, 0, 5)], consumer.consumer_group_metadata(), 30)
+    consumer.close()
+    with pytest.raises(Retryable, match=f"what group {name} has committed"):
+        log.checkpoint(name, topic)
+    assert checkpoint_patiently(lambda: log.checkpoint(name, topic)) == {0: Offset(3, "before")}
 
 
 # --- fencing

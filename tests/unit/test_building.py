@@ -7,7 +7,7 @@ import pytest
 from projector.balance import Totals
 from projector.building import Building, Result, Workers, WorkersFailed
 from projector.cutover import Ending
-from projector.errors import LedgerDamaged, Refused
+from projector.errors import Fatal, LedgerDamaged, Refused
 from projector.generations import State, create, read, row_key, unfinished
 from projector.lease import Lease
 from projector.log import Offset
@@ -90,15 +90,29 @@ def test_what_was_carried_is_reported_by_whichever_run_ends_it(switch: bool) -> 
     assert (again.ending, again.carried) == (Ending.ALREADY if switch else None, 11)
 
 
-@pytest.mark.parametrize(("code", "ends"), [(1, 3), (LedgerDamaged.exit_code, 4)])
-def test_workers_that_fail_end_it_with_their_code(code: int, ends: int) -> None:
-    """But never with 1, which says that something differs; nothing is switched."""
+@pytest.mark.parametrize("code", [LedgerDamaged.exit_code, Fatal.exit_code])
+def test_workers_that_fail_end_it_with_their_code(code: int) -> None:
+    """Nothing is switched."""
     place = Place()
     place.log.commit(REBUILT, {0: 3})
     with pytest.raises(WorkersFailed, match=f"exit code {code};") as failed:
         place.run(lambda _: code)
-    assert failed.value.exit_code == ends
+    assert failed.value.exit_code == code
     assert place.live() == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_supervisor_that_breaks_ends_it_with_70() -> None:
+    """1 would say that something differs."""
+    place = Place()
+    place.log.commit(REBUILT, {0: 3})
+
+    def broken(_: Callable[[], int]) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(WorkersFailed) as failed:
+        place.run(broken)
+    assert failed.value.exit_code == 70
 
 
 def test_workers_that_end_well_are_started_again_until_it_is_done() -> None:

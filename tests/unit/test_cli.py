@@ -58,7 +58,7 @@ def end(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], object]:
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
-        (Fatal, 1),
+        (Fatal, 70),
         (Misconfigured, 2),
         (Refused, 3),
         (LedgerDamaged, 4),
@@ -105,15 +105,28 @@ def test_an_interrupt_ends_with_130(end: Callable[[BaseException], object], caps
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_fault_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only errors raised on purpose become one line: a bug keeps its traceback."""
+def test_a_fault_of_ours_is_not_hidden(
+    end: Callable[[BaseException], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only errors raised on purpose become one line: a bug keeps its traceback. 1 would be a difference."""
+    assert end(ZeroDivisionError("by\x1b[2J\n nothing")) == 70
+    out, words = capsys.readouterr()
+    assert out == ""
+    first, *_, last = words.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert "in command\n" in words
+    assert last.startswith("error: a fault of the projector itself: ZeroDivisionError: by")
+    assert "\x1b" not in words
 
-    def broken() -> None:
-        raise ZeroDivisionError
 
-    monkeypatch.setattr(frame, "app", broken)
-    with pytest.raises(ZeroDivisionError):
-        frame.main()
+def test_a_command_that_breaks_ends_with_70() -> None:
+    """Through the whole of the command line's own handling of errors."""
+    break_it = "import projector.config as c; c.load = lambda *_: {}[1]; from projector.cli.app import main; main()"
+    command = [sys.executable, "-c", break_it, "config"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (70, "")
+    assert ended.stderr.startswith("Traceback (most recent call last):\n")
+    assert ended.stderr.splitlines()[-1].startswith("error: a fault of the projector itself: KeyError: 1;")
 
 
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["nonsense"], ["config", "--nonsense"], ["config", "extra"]])
@@ -181,14 +194,17 @@ def test_a_moment_past_all_calendars() -> None:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_goes_away_is_not_an_error(monkeypatch: pytest.MonkeyPatch, unbuffered: str) -> None:
-    """`projector config | head -0` prints no traceback, whether the pipe breaks in the command or at the end."""
+    """`projector config | head -0` prints no traceback, whether the pipe breaks in the command or at the end.
+
+    Nor does it end with 1, which is a difference.
+    """
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     command = [sys.executable, "-c", "from projector.cli.app import main; main()", "config", "--json"]
     reading, writing = os.pipe()
     os.close(reading)
     ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writing)
-    assert (ended.returncode, ended.stderr) == (1, "")
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_config_as_json_names_value_and_origin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,16 @@ import pytest
 from typer.testing import CliRunner
 
 from projector.cli.app import app, main
+from projector.event import KPIS
 from projector.pointer import PointerRow
-from tests.damages import Scene, assert_true, counter_changed, foreign_id
+from tests.damages import (
+    Scene,
+    assert_true,
+    counter_changed,
+    foreign_id,
+    id_removed_with_its_count,
+    published_wrongly,
+)
 
 
 @pytest.fixture
@@ -67,6 +75,25 @@ def test_a_dry_run_shows_and_execute_does_it(scene: Scene) -> None:
         assert_true(site)
     assert invoke(scene, "repair", "--execute", "--reason", "again")[0] == 0
     assert len(found(scene, "audit", "--history")[1]) == 1
+
+
+def test_what_is_counted_and_published_is_named_field_by_field(scene: Scene) -> None:
+    """In the dry run, in what was done, and in the history."""
+    damaged(scene, id_removed_with_its_count, published_wrongly)
+    _, planned = found(scene, "repair")
+    ids = [each for change in planned["changes"] if change["what"] == "ids" for each in change["ids"]]
+    assert [sorted(each) for each in ids] == [["id", "kpi", "offset", "partition", "second"]]
+    assert isinstance(ids[0]["id"], str)
+    assert ids[0]["kpi"] in KPIS
+    code, done = found(scene, "repair", "--execute", "--reason", "a test")
+    assert code == 0
+    before = [change["before"] for change in done["changes"] if change["what"] == "publication"]
+    totals = [total for each in before for total in each.values()]
+    assert totals
+    assert all(sorted(total) == ["epoch", "rev", "value"] for total in totals)
+    _, (told,) = found(scene, "audit", "--history")
+    assert [each for change in told["intent"] if change["what"] == "ids" for each in change["ids"]] == ids
+    assert told["outcome"] == done["changes"]
 
 
 def newest_dropped(site: Scene) -> None:

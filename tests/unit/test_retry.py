@@ -2,8 +2,9 @@
 
 import json
 import random
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from projector.backends.embedded_log import EmbeddedLog
 from projector.backends.embedded_store import EmbeddedStore
 from projector.cli.app import app
 from projector.config import Config
-from projector.errors import Fenced, Misconfigured, Refused, Retryable, SlotTaken
+from projector.errors import Fenced, Misconfigured, OffsetsGone, Refused, Retryable, SlotTaken
 from projector.generation import Generation
 from projector.log import Log, Message, Offset, Record
 from projector.migrate import migrate
-from projector.pointer import PointerRow
+from projector.pointer import POINTER, PointerRow
 from projector.projector import Projector
 from projector.quarantine import message
 from projector.quarantined import Wanted
@@ -27,7 +28,7 @@ from projector.retry import SLOT, by_reason, parked, retry, retry_group
 from projector.rewind import rewind
 from projector.store import Presence, Put, Read, RowKey, Write
 from projector.topics import retried_topic
-from tests.fault.memory_log import MemoryLog
+from tests.fault.memory_log import MemoryLog, MemoryMember
 
 CONFIG = Config()
 ALL = Wanted()
@@ -405,9 +406,97 @@ def test_the_command(place: Place) -> None:
         "dry_run": False,
         "sent": 1,
         "reasons": {"unknown-tag": 1},
+        "left": [],
     }
     assert place.run("retry").stdout == f"0 records went back to {INPUT}\n"
     assert [each["offset"] for each in json.loads(place.run("list", "--tag", "later", "--json").stdout)] == [1]
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> EmbeddedLog:
+    """A file whose input topic takes 1,000 bytes a message; a retry adds 60 or so."""
+    log = EmbeddedLog(tmp_path / "narrow.db")
+    log.create_topic(INPUT, PARTITIONS, {"max.message.bytes": "1000"})
+    log.create_topic(QUARANTINE, 3, {})
+    return log
+
+
+def test_a_record_that_the_topic_does_not_take_is_left(narrow: EmbeddedLog) -> None:
+    """Over the limit with the headers that are added: it stays parked, unmarked, with a reason, and the others go."""
+    for offset in range(40):
+        put_aside(narrow, offset % PARTITIONS, offset, value=b"x" * (920 if offset in (7, 20, 21) else 800))
+    left: list[tuple[str, str]] = []
+    sent = retry(narrow, CONFIG, ALL, left=lambda record, why: left.append((record.key, why)), records_max=16)
+    stay, go = keys((3, 7), (0, 20), (1, 21)), keys(*((n % 4, n) for n in range(40) if n not in (7, 20, 21)))
+    assert sent == 37
+    assert sorted(key for key, _ in left) == stay == sorted(parked(narrow, CONFIG, ALL))
+    assert all(f"topic {INPUT} takes 1000 (max.message.bytes)" in why for _, why in left)
+    assert came_back(narrow) == markers(narrow) == go
+    left.clear()
+    assert retry(narrow, CONFIG, ALL, left=lambda record, why: left.append((record.key, why))) == 0
+    assert sorted(key for key, _ in left) == stay
+    assert came_back(narrow) == markers(narrow) == go
+
+
+def test_a_lease_that_lapses_between_two_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken again at once: nobody else has it."""
+    monkeypatch.setattr("projector.retry.BEAT_S", 60.0)
+    log = EmbeddedLog(tmp_path / "slow.db", lease_ms=300)
+    log.create_topic(INPUT, PARTITIONS, {})
+    log.create_topic(QUARANTINE, 3, {})
+    for offset in range(9):
+        put_aside(log, 0, offset)
+    assert retry(log, CONFIG, ALL, lambda sent: time.sleep(0.4 * bool(sent)), records_max=3) == 9
+    assert came_back(log) == markers(log) == keys(*((0, n) for n in range(9)))
+
+
+def test_one_that_is_left_is_told_once(log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though commits after it are of unknown outcome, and all is begun again."""
+    for offset in range(12):
+        put_aside(log, 0, offset, value=b"x" * (2_000 if offset == 5 else 10))
+    commit = MemoryMember.commit
+    doubts = iter(range(5))
+
+    def limited(member: MemoryMember, messages: Sequence[Message], offsets: Mapping[int, Offset]) -> None:
+        if any(len(each.value or b"") > 1_000 for each in messages):
+            raise Refused("a message of 2000 bytes")
+        commit(member, messages, offsets)
+        if next(doubts, None) is not None:
+            raise Fenced("outcome unknown")
+
+    monkeypatch.setattr(MemoryMember, "commit", limited)
+    left: list[str] = []
+    assert retry(log, CONFIG, ALL, left=lambda record, _: left.append(record.key), records_max=4) == 11
+    assert left == keys((0, 5)) == list(parked(log, CONFIG, ALL))
+    assert came_back(log) == markers(log) == keys(*((0, n) for n in range(12) if n != 5))
+
+
+def test_the_command_names_what_stays(place: Place) -> None:
+    """In the report and in JSON, with the reason; exit 3, as something was refused."""
+    place.send("late", range(3))
+    place.count()
+    large = b"x" * 1_048_560
+    put_aside(place.log, 1, 99, value=large)
+    told = json.loads(place.run("retry", "--yes", "--json", code=3).stdout)
+    assert (told["sent"], told["reasons"]) == (3, {"unknown-tag": 4})
+    (stays,) = told["left"]
+    assert (stays["key"], stays["value_bytes"], stays["reason"]) == (f"{INPUT}/1/99", len(large), "unknown-tag")
+    assert "max.message.bytes" in stays["why"]
+    lines = place.run("retry", "--yes", code=3).stdout.splitlines()
+    assert lines[0] == f"{INPUT}/1/99, 1,048,560 bytes, stays parked: {stays['why']}"
+    assert lines[1:] == [f"0 records went back to {INPUT}, 1 stay parked"]
+
+
+@pytest.mark.parametrize("arguments", [("retry", "--yes"), ("retry", "--dry-run")])
+def test_another_topic_of_the_same_name_is_refused(place: Place, arguments: tuple[str, ...]) -> None:
+    """Made anew, its offsets are others: positions in quarantine and markers would say nothing about it."""
+    place.send("late", range(3))
+    place.count()
+    place.store.write([Write(POINTER, [Put("topic-id", "of another")], Presence.PRESENT)])
+    with pytest.raises(OffsetsGone, match=f"topic {INPUT} is not the one that was counted"):
+        place.run(*arguments)
+    assert came_back(place.log) == []
+    assert place.log.topic(retried_topic(place.config)) is None
 
 
 def test_what_does_not_go_together(place: Place) -> None:

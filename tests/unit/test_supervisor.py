@@ -55,8 +55,24 @@ def test_each_worker_serves_its_metrics_at_the_next_port(tmp_path: Path) -> None
     assert said == [["--metrics-port 9000", "--metrics-port 9001"], ["", ""]]
 
 
-@pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("code", [2, 3, 4, 5, 6, 70])
 def test_any_other_failure_ends_all(tmp_path: Path, code: int) -> None:
     """With its code; nobody is started again."""
     assert supervise(f"sys.exit({code}) if sys.argv[3] == 'a' else None{WAIT}", tmp_path)[0] == code
     assert (tmp_path / "a").read_text() == "x"
+
+
+@pytest.mark.parametrize("program", ["raise ZeroDivisionError", "sys.exit(1)"])
+def test_a_worker_that_python_itself_ends_is_no_difference(tmp_path: Path, program: str) -> None:
+    """As one that breaks before its own frame stands: 70, and all end."""
+    assert supervise(f"if sys.argv[3] == 'a': {program}{WAIT}", tmp_path)[0] == 70
+    assert (tmp_path / "a").read_text() == "x"
+
+
+def test_a_worker_with_a_fault_ends_all_with_70(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Through the command line's own frame; its traceback is in the supervisor's log."""
+    broken = "import projector.config as c; c.load = lambda *_: {}[1]"
+    program = f"{broken}\nsys.argv[1:] = ['run', '--slot', sys.argv[3]]\nfrom projector.cli.app import main\nmain()"
+    assert supervise(program, tmp_path, ("a",)) == (70, [1])
+    assert "a: error: a fault of the projector itself: KeyError: 1;" in caplog.text
+    assert "a: Traceback (most recent call last):" in caplog.text
