@@ -6,8 +6,8 @@ from typing import Any
 from projector.errors import LedgerDamaged
 from projector.fold import EventId, Sighting
 from projector.generation import Generation
+from projector.page import AS_COLUMNS, NO_PAGE, ROOT, Page, page_key, parsed
 from projector.page import BINS as PAGE_BINS
-from projector.page import NO_PAGE, ROOT, Page, page_key, parsed
 from projector.patience import patiently
 from projector.store import Read, Row, RowKey, Store
 
@@ -47,7 +47,11 @@ class Walk:
         bins: Mapping[str, Any],
         known: int = NO_PAGE,
         known_digest: bytes = ROOT,
+        *,
+        columns: bool = False,
     ) -> None:
+        """`columns`: the ids of a page may be `Columns`, where that is cheaper for the store."""
+        self._expected = AS_COLUMNS if columns else {}
         self._store = store
         self._pages = generation.pages
         self._campaign = campaign
@@ -87,7 +91,9 @@ class Walk:
             self.flaws.append(f"the chain of pages is broken: the oldest page {before}")
 
     def _read(self, seals: Sequence[int]) -> list[Row | None]:
-        reads = [Read(page_key(self._pages, self._campaign, seal), PAGE_BINS) for seal in seals]
+        reads = [
+            Read(page_key(self._pages, self._campaign, seal), PAGE_BINS, expected=self._expected) for seal in seals
+        ]
         return patiently(lambda: self._store.read(reads))
 
     def _fitting(self, seal: int, row: Row | None) -> Page | None:
@@ -99,7 +105,7 @@ class Walk:
         except LedgerDamaged as error:
             self.flaws.append(str(error))
             return None
-        if page.digest != self._head:
+        if row.bins["digest"] != self._head:  # `parsed` holds it against the page
             self.flaws.append(f"page {seal:016x} is not the one that its successor names")
         return page
 

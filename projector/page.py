@@ -10,7 +10,9 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
+from projector.columns import Columns
 from projector.errors import LedgerDamaged
 from projector.fold import EventId, Sighting
 from projector.prints import packed, prints
@@ -21,6 +23,8 @@ NO_PAGE = 0
 ROOT = b""
 """Digest of no page: what the first page of a chain names as its head."""
 BINS = ("ids", "prints", "counts", "first", "last", "seal", "before", "head", "digest")
+AS_COLUMNS: Mapping[str, type] = {"ids": Columns, "counts": dict, "before": list}
+"""What a read of `BINS` expects that may have the ids as `Columns`."""
 
 
 def page_key(pages: str, campaign: int, seal: int) -> RowKey:
@@ -45,12 +49,18 @@ class Page(NamedTuple):
     @property
     def counts(self) -> dict[int, int]:
         """Ids per KPI code."""
+        if isinstance(self.ids, Columns):
+            codes, counts = np.unique(self.ids.numbers[:, 0], return_counts=True)
+            return dict(zip(codes.tolist(), counts.tolist(), strict=True))
         return dict(sorted(Counter([sighting[0] for sighting in self.ids.values()]).items()))
 
     @property
     def digest(self) -> bytes:
         """SHA-256 over the MessagePack of [campaign, seal, before, head, [[id, sighting], ...]], ids in key order."""
         held = self.ids
+        if isinstance(held, Columns):
+            parts = [msgspec.msgpack.encode(each) for each in (self.campaign, self.seal, self.before, self.head)]
+            return sha256(b"".join([b"\x95", *parts, held.packed()])).digest()
         content = [self.campaign, self.seal, self.before, self.head, [(key, held[key]) for key in _ordered(held)]]
         return sha256(msgspec.msgpack.encode(content)).digest()
 

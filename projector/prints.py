@@ -11,6 +11,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from projector.columns import Columns
+
 Words: TypeAlias = NDArray[np.uint64]
 Array: TypeAlias = NDArray[np.uint32]
 
@@ -40,6 +42,8 @@ def mixed(ids: Collection[bytes | str]) -> Words:
 
 def _joined(ids: Collection[bytes | str]) -> bytes:
     """16 bytes of each id."""
+    if isinstance(ids, Columns):
+        return ids.ids.tobytes()
     if set(map(type, ids)) == {bytes} and set(map(len, ids)) == {16}:
         return b"".join(ids)  # type: ignore[arg-type]  # all of them are bytes
     return b"".join([_16(each) for each in ids])

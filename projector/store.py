@@ -166,7 +166,9 @@ class Read(NamedTuple):
 
     `bins` are read whole; `entries` names map bins and the keys wanted of each;
     `counts` names map bins whose number of entries is wanted, answered as `counted` among the bins;
-    `unchanged_ms` > 0 also asks whether the row was last updated at least so long ago, by the store's own clock.
+    `unchanged_ms` > 0 also asks whether the row was last updated at least so long ago, by the store's own clock;
+    `expected` names the bins that should be maps or lists, by type, all others being neither: what is answered is the
+    same without it, but a map that is expected as `Columns` may come as that, which is cheaper, and reads as the map.
     """
 
     row: RowKey
@@ -175,6 +177,7 @@ class Read(NamedTuple):
     counts: Sequence[str] = ()
     unchanged_ms: int = 0
     measure: bool = False
+    expected: Mapping[str, type] = {}
 
 
 class Row(NamedTuple):

@@ -1,7 +1,7 @@
 """A pipeline on the embedded pair, counted by the projector itself, to be damaged by hand and audited."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,14 @@ from uuid import UUID, uuid4
 
 import duckdb
 import msgspec
+import numpy as np
 
 from projector.audit.audit import audit
 from projector.audit.finding import Finding, Kind
 from projector.audit.result import Audit
 from projector.backends.embedded_log import EmbeddedLog
 from projector.backends.embedded_store import EmbeddedStore
+from projector.columns import Columns
 from projector.config import Config
 from projector.event import KINDS, KPIS
 from projector.fold import EventId, Sighting
@@ -27,7 +29,7 @@ from projector.projector import Projector
 from projector.reference import tag_id
 from projector.seed import seed
 from projector.simulator import Shares, Simulation, Truth, simulate
-from projector.store import Delete, Presence, Put, Read, RowKey, Write
+from projector.store import Delete, Presence, Put, Read, Row, RowKey, Write
 from tests.generations import ids_of
 
 CAMPAIGNS, TAGS, PARTITIONS = 3, 2, 3
@@ -38,13 +40,31 @@ EVERYTHING = 1_226
 """Ids that `count_everything` counts."""
 
 
+class ColumnsStore(EmbeddedStore):
+    """Answers with columns wherever it may."""
+
+    def read(self, reads: Sequence[Read]) -> list[Row | None]:
+        """See `Store.read`."""
+        return [row and _with_columns(read, row) for read, row in zip(reads, super().read(reads), strict=True)]
+
+
+def _with_columns(read: Read, row: Row) -> Row:
+    bins = dict(row.bins)
+    for name in [name for name, kind in read.expected.items() if kind is Columns]:
+        with suppress(TypeError, ValueError, AttributeError, OverflowError):
+            held = dict(sorted(bins[name].items()))
+            ids = np.frombuffer(b"".join(held), np.uint8).reshape(-1, 16)
+            bins[name] = Columns(ids, np.array(list(held.values()), np.int64))
+    return row._replace(bins=bins)
+
+
 class Site:
     """A directory with its log and store; generation 1 unless said otherwise."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, columns: bool = False) -> None:
         self.config = Config(file=directory / "projector.db", page_ids=10_000, batch_records=100)
         self.log = EmbeddedLog(self.config.file)
-        self.store = EmbeddedStore(self.config.file)
+        self.store = (ColumnsStore if columns else EmbeddedStore)(self.config.file)
         self.generation = GENERATION
 
     def close(self) -> None:

@@ -165,6 +165,7 @@ class _Run:
             open_log=self._open_log,
         ) as finish:
             flaws = read_ledgers(self._database, self._store, self._generation, chosen, self._progress.advance)
+            read_tags(self._database, self._store)  # most of them, while the readers go on
             finish()
         campaigns = self._scope(held)
         # Retention may have moved the heads since; and an id at or past the end was never in the topic.

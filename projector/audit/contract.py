@@ -44,9 +44,8 @@ def packed(text: str) -> bytes:
 
 
 def _packed_uuid(text: str) -> bytes | None:
-    bare = text
-    if len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-":
-        bare = text.replace("-", "")
+    # 8:24:5 are the four places of the dashes.
+    bare = text.replace("-", "") if len(text) == 36 and text[8:24:5] == "----" else text
     if len(bare) != 32:
         return None
     try:
@@ -90,8 +89,34 @@ class Table:
             return _NOT_AN_EVENT
         msg = top.get("msg")
         if msg == "write" or msg == "delete":
-            return self._judge_listed(top, msg)
+            return (self._event(top) if msg == "write" else None) or self._judge_listed(top, msg)
         return self._judge_flat(top, repeats, value)
+
+    def _event(self, top: dict[str, Any]) -> Said | None:
+        """An event with the bins that the contract shows, in that order, a UUID and plain text; None: look closer.
+
+        Says of a "write" what `_judge_listed` would, in half the time; most records of a topic are like that.
+        """
+        try:
+            key = top["key"]
+            first, second, third, fourth, fifth = top["bins"]
+            named = (
+                first["name"] == "event-id"
+                and second["name"] == "event-data"
+                and third["name"] == "event-tag-id"
+                and fourth["name"] == "event-source"
+                and fifth["name"] == "event-type"
+            )
+            event_id, data, _, _, _ = first["value"], second["value"], third["value"], fourth["value"], fifth["value"]
+            tag, code = data["tag"], CODES[data["event"]]
+            if not named or type(key) is not list or key[1] != self._source_set:
+                return None
+            if len(event_id) != 36 or event_id[8:24:5] != "----" or not tag or not tag.isascii() or "\0" in tag:
+                return None
+            id_ = b"u" + unhexlify(event_id.replace("-", ""))
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return None
+        return (id_, code, tag, None) if len(id_) == 17 else None
 
     def _judge_listed(self, top: dict[str, Any], msg: str) -> Said:
         """The `json` form: bins in a list."""

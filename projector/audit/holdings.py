@@ -11,10 +11,12 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import duckdb
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # no hints
 
 from projector.archive import Walk, read_rows
 from projector.audit.finding import Remedy
+from projector.columns import Columns
 from projector.config import Config
 from projector.event import KPIS
 from projector.fold import EventId, Sighting
@@ -47,6 +49,8 @@ _LEDGER = pa.schema(
         ("place", pa.string()),
     ]
 )
+_NUMBERS = ("code", "second", "partition", "position")
+_MOST = np.array([len(KPIS) - 1, (1 << 63) - 1, (1 << 31) - 1, (1 << 63) - 1])
 _ROWS = pa.schema([(name, pa.int64()) for name in ("campaign", "code", "stats", "opening", "rev")])
 _TAGS = pa.schema([("tag", pa.string()), ("campaign", pa.int64())])
 _QUARANTINED = pa.schema(
@@ -160,14 +164,14 @@ def _places(
 
 def _walks(store: Store, generation: Generation, campaign: int, bins: Mapping[str, Any]) -> Iterator[Walk]:
     """The chain from its newest page; where one is lost, it is taken up again at the next that is known."""
-    walk = Walk(store, generation, campaign, bins)
+    walk = Walk(store, generation, campaign, bins, columns=True)
     yield walk
     older = list(walk.older)
     while walk.lost is not None and older:
         read = Read(page_key(generation.pages, campaign, older[0]), ("digest",))
         (row,) = patiently(lambda read=read: store.read([read]))  # type: ignore[misc]  # bound now
         head = row.bins.get("digest", ROOT) if row else ROOT
-        walk = Walk(store, generation, campaign, {"seal": older[0], "head": head})
+        walk = Walk(store, generation, campaign, {"seal": older[0], "head": head}, columns=True)
         yield walk
         older = list(walk.older) or (older[1:] if walk.lost == older[0] else [])
 
@@ -184,11 +188,16 @@ class _Ledger:
     def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
         self._database = database
         self._parts: list[pa.Table] = []
+        self._pages: list[tuple[int, str, Columns]] = []
         self._rows = 0
 
     def add(self, campaign: int, place: str, held: Mapping[EventId, Sighting]) -> list[Flaw]:
         """Take in one place; entries that are no ids with a sighting are answered."""
         if not held:
+            return []
+        if isinstance(held, Columns) and (held.numbers <= _MOST).all():
+            self._pages.append((campaign, place, held))
+            self._added(len(held))
             return []
         flaws: list[Flaw] = []
         try:
@@ -202,16 +211,20 @@ class _Ledger:
             ]
             part = _part(campaign, place, good) if good else _LEDGER.empty_table()
         self._parts.append(part)
-        self._rows += len(part)
+        self._added(len(part))
+        return flaws
+
+    def _added(self, rows: int) -> None:
+        self._rows += rows
         if self._rows >= ROWS:
             self.flush()
-        return flaws
 
     def flush(self) -> None:
         """Insert what is in hand."""
-        if self._parts:
-            _inserted(self._database, "ledger", pa.concat_tables(self._parts))
-        self._parts, self._rows = [], 0
+        parts = [*self._parts, *([_joined(self._pages)] if self._pages else [])]
+        if parts:
+            _inserted(self._database, "ledger", pa.concat_tables(parts))
+        self._parts, self._pages, self._rows = [], [], 0
 
 
 def _part(campaign: int, place: str, held: Mapping[EventId, Sighting]) -> pa.Table:
@@ -227,6 +240,23 @@ def _part(campaign: int, place: str, held: Mapping[EventId, Sighting]) -> pa.Tab
         pa.array(partitions, pa.int32()),
         pa.array(positions, pa.int64()),
         pa.repeat(place, len(ids)),
+    ]
+    return pa.table(columns, schema=_LEDGER)
+
+
+def _joined(pages: Sequence[tuple[int, str, Columns]]) -> pa.Table:
+    sizes = [len(held) for _, _, held in pages]
+    numbers = np.concatenate([held.numbers for _, _, held in pages])
+    ids = np.empty((len(numbers), 1 + UUID_BYTES), np.uint8)
+    ids[:, 0] = ord("u")
+    np.concatenate([held.ids for _, _, held in pages], out=ids[:, 1:])
+    begins = np.arange(0, ids.size + 1, 1 + UUID_BYTES, dtype=np.int32)
+    places = pa.array([place for _, place, _ in pages], pa.string())
+    columns = [
+        pa.array(np.repeat([campaign for campaign, _, _ in pages], sizes), pa.int64()),
+        pa.Array.from_buffers(pa.binary(), len(numbers), [None, pa.py_buffer(begins), pa.py_buffer(ids)]),
+        *(pa.array(numbers[:, at]).cast(_LEDGER.field(name).type) for at, name in enumerate(_NUMBERS)),
+        places.take(pa.array(np.repeat(np.arange(len(pages)), sizes))),
     ]
     return pa.table(columns, schema=_LEDGER)
 
@@ -258,10 +288,13 @@ def counts(bins: Mapping[str, Any], name: str) -> dict[str, int | None]:
 
 
 def read_tags(database: duckdb.DuckDBPyConnection, store: Store) -> None:
-    """Make the table `tags` of those that the table `topic` names. Raises `Retryable`."""
-    database.execute("CREATE TABLE tags (tag VARCHAR, campaign BIGINT)")
+    """Make the table `tags` of those that the table `topic` names; again: with what it names by now.
+
+    Raises `Retryable`.
+    """
+    database.execute("CREATE TABLE IF NOT EXISTS tags (tag VARCHAR, campaign BIGINT)")
     asked = database.cursor()
-    asked.execute("SELECT DISTINCT tag FROM topic WHERE tag IS NOT NULL")
+    asked.execute("SELECT DISTINCT tag FROM topic ANTI JOIN tags USING (tag) WHERE tag IS NOT NULL")
     while found := asked.fetchmany(TAGS_PER_READ):
         tags = [tag for (tag,) in found]
         reads = [Read(RowKey("tags", tag), ("c-id",)) for tag in tags]

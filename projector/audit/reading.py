@@ -92,9 +92,10 @@ def read(log: Log, part: Part) -> Iterator[Said]:
 
 
 def _batch(records: Sequence[Record], table: Table) -> pa.RecordBatch:
-    judge = table.judge
-    said = [judge(record[3]) for record in records]
-    columns = [[record[at] for record in records] for at in range(3)] + [[each[at] for each in said] for at in range(4)]
+    columns: list[Sequence[object]] = [()] * len(SCHEMA)
+    if records:
+        partitions, positions, timestamps, values, *_ = zip(*records, strict=True)
+        columns = [partitions, positions, timestamps, *zip(*map(table.judge, values), strict=True)]
     return pa.record_batch([pa.array(c, each.type) for c, each in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 

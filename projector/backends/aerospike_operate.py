@@ -142,20 +142,21 @@ def row_key(namespace: str, key: RowKey) -> tuple[str, str, int | str]:
 
 
 def bins_alone(reads: Sequence[Read]) -> list[str]:
-    """The bins, if every read asks for these and nothing else; else none."""
+    """The bins, if every read asks for these, expected alike, and nothing else; else none."""
     bins = reads[0].bins if reads else ()
-    return list(bins) if all(read[1:] == (bins, {}, (), 0, False) for read in reads) else []
+    expected = reads[0].expected if reads else {}
+    return list(bins) if all(read[1:] == (bins, {}, (), 0, False, expected) for read in reads) else []
 
 
 def bins_row(bins: Sequence[str], record: batch.BatchRecord) -> Row | None:
     """What was read of `bins`. Raises the translated error if it could not be read."""
-    found = _found(record)
-    return None if found is None else Row(held_bins(bins, found))
+    held = answered(record)
+    return None if held is None else Row(held_bins(bins, held))
 
 
 def row(read: Read, record: batch.BatchRecord) -> Row | None:
     """What was read. Raises the translated error if it could not be read."""
-    found = _found(record)
+    found = answered(record)
     if found is None:
         return None
     bins = held_bins(read.bins, found)
@@ -169,7 +170,8 @@ def row(read: Read, record: batch.BatchRecord) -> Row | None:
     return Row(bins, entries, unchanged=not read.unchanged_ms or found.get(UNCHANGED) is True)
 
 
-def _found(record: batch.BatchRecord) -> dict[str, Any] | None:
+def answered(record: batch.BatchRecord) -> dict[str, Any] | None:
+    """The bins as the client has them, None if there is no row. Raises the translated error."""
     if record.result == RECORD_NOT_FOUND:
         return None
     if record.result != DONE:

@@ -243,7 +243,8 @@ class Deliveries:
 
 def full_records(messages: Iterable[KafkaMessage]) -> list[Record]:
     """Records with key and headers."""
+    new = tuple.__new__  # of its own accord a NamedTuple takes half as long again
     return [
-        Record._make((m.partition(), m.offset(), m.timestamp()[1], m.value(), m.key(), tuple(m.headers() or ())))
+        new(Record, (m.partition(), m.offset(), m.timestamp()[1], m.value(), m.key(), tuple(m.headers() or ())))
         for m in messages
     ]

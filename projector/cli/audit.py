@@ -5,7 +5,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,7 +75,7 @@ def audit_command(
     """
     from projector.audit.audit import audit
     from projector.audit.database import open_database
-    from projector.backends import open_log, open_store
+    from projector.backends import log_opener, open_log, open_store
     from projector.repair.journal import history as repairs
 
     config = configured(config_file, settings)
@@ -103,7 +102,7 @@ def audit_command(
                 campaigns=scope,
                 until=limits,
                 progress=shown,
-                open_log=partial(open_log, config),
+                open_log=log_opener(config),
             )
         if report is not None:
             from projector.audit.report import write_report

@@ -5,7 +5,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,7 +120,7 @@ def _audited(log: "Log", store: "Store", config: "Config", memory: int, lease: "
     """An audit of all campaigns, for the time of a `with` block."""
     from projector.audit.audit import Progress, audit
     from projector.audit.database import open_database
-    from projector.backends import open_log
+    from projector.backends import log_opener
 
     with (
         tempfile.TemporaryDirectory(prefix="projector-audit-") as directory,
@@ -135,7 +134,7 @@ def _audited(log: "Log", store: "Store", config: "Config", memory: int, lease: "
                     lease.renew()
 
             told = Progress(shown.expect, advance)
-            found = audit(log, store, config, database, progress=told, open_log=partial(open_log, config))
+            found = audit(log, store, config, database, progress=told, open_log=log_opener(config))
         yield found
 
 

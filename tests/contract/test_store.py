@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from projector.columns import Columns
 from projector.store import (
     ROW_BYTES,
     Add,
@@ -611,3 +612,54 @@ def test_count_is_the_number_of_entries_after_the_operations_before_it(store: St
     (found,) = store.read([Read(row, counts=("seen", "sealed", "nothing"))])
     assert found is not None
     assert found.bins == {counted("seen"): 0, counted("sealed"): 3, counted("nothing"): 0}
+
+
+# --- what is expected of bins
+
+PAGE = {
+    "ids": {bytes((n,)) * 16: [n % 4, 1_767_225_600 + n, n, n << n % 60] for n in range(1, 40)},
+    "counts": {0: 3, 1: 4},
+    "before": [LARGEST, 2, 1],
+    "prints": b"\x81\xc7\x00\x01\xc0",
+    "seal": 7,
+}
+EXPECTED = {"ids": Columns, "counts": dict, "before": list}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"ids": {**PAGE["ids"], "an id": [0, 1, 2, 3]}},  # type: ignore[dict-item]  # a map
+        {"ids": {b"x" * 15: [0, 1, 2, 3]}},
+        {"ids": {}},
+        {"ids": {b"x" * 16: [0, 1, 2, -3]}},
+        {"ids": {b"x" * 16: [0, 1, 2]}},
+        {"ids": {b"x" * 16: "none"}},
+        {"ids": b"\x82\xc7\x00\x01\xc0\xb1\x04" + b"x" * 16 + b"\x94\x00\x01\x02\x03"},
+        {"ids": [1, 2]},
+        {"ids": None},
+        {"counts": {}},
+        {"counts": {"visits": 3}},
+        {"counts": b"\x82\xc7\x00\x01\xc0\x01\x02"},
+        {"before": []},
+        {"before": [b"x", "y", [1]]},
+        {"before": "1"},
+        {"prints": {1: 2}},
+        {"prints": [1]},
+        {"seal": "7"},
+        {"seal": None},
+    ],
+)
+def test_what_is_expected_of_bins_changes_no_answer(store: Store, name: str, change: dict[str, Any]) -> None:
+    """Rows that are as expected, others, and none, in one read: equal to what is read without."""
+    held = [PAGE, {key: value for key, value in {**PAGE, **change}.items() if value is not None}, PAGE]
+    rows = [RowKey(name, number) for number in range(4)]
+    for row, values in zip(rows, held, strict=False):
+        put(store, row, **values)
+    names = tuple(PAGE)
+    plain = store.read([Read(row, names) for row in rows])
+    found = store.read([Read(row, names, expected=EXPECTED) for row in rows])
+    assert plain[3] is None
+    assert [row and row.bins for row in plain[:3]] == held
+    assert found == plain

@@ -25,12 +25,12 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture
-def site(counted: Path, tmp_path: Path) -> Iterator[Site]:
-    """A copy of its own."""
+@pytest.fixture(params=[False, True], ids=["maps", "columns"])
+def site(counted: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A copy of its own; pages come in either form that a store may answer in."""
     for file in counted.iterdir():
         shutil.copy(file, tmp_path)
-    with closing(Site(tmp_path)) as copy:
+    with closing(Site(tmp_path, columns=request.param)) as copy:
         yield copy
 
 
