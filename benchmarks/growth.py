@@ -184,7 +184,15 @@ def soak(bench: Bench) -> Iterator[Case]:
 DIMENSIONS: dict[str, Callable[[Bench], Iterator[Case]]] = {
     each.__name__: each for each in (batch, campaigns, tags, archive, sweep, partitions, workers, soak)
 }
-HEAD = ("events/s", "CPU us/event", "peak RSS, MiB", "index, MiB", "longest turn, ms", "all done after, s")
+HEAD = (
+    "events/s",
+    "in the second half",
+    "CPU us/event",
+    "peak RSS, MiB",
+    "index, MiB",
+    "longest turn, ms",
+    "all done after, s",
+)
 
 
 def shown(case: Case) -> list[str]:
@@ -195,6 +203,7 @@ def shown(case: Case) -> list[str]:
     return [
         *case.words,
         f"{worker.rate([each.judged for each in found]):,.0f}" if counted else "",
+        f"{worker.rate([worker.second_half(each.judged) for each in found]):,.0f}" if counted else "",
         f"{cpu_us:.1f}" if counted else "",
         f"{max(each.rss_mib for each in found):,.0f}",
         f"{max(each.index_mib for each in found):,.1f}",

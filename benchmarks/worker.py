@@ -132,6 +132,11 @@ def rate(workers: Sequence[Sequence[Judged]]) -> float:
     return sum(_at(each, end) - _at(each, begin) for each in workers) / (end - begin)
 
 
+def second_half(judged: Sequence[Judged]) -> list[Judged]:
+    """From half of the records on: campaigns and tags have mostly been met by then."""
+    return [each for each in judged if each.records * 2 >= judged[-1].records]
+
+
 def _at(judged: Sequence[Judged], at: float) -> float:
     """How many records it had judged at that moment, between two that are known."""
     for before, after in itertools.pairwise(judged):
