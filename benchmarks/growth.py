@@ -202,14 +202,21 @@ def shown(case: Case) -> list[str]:
     cpu_us = sum(each.cpu_us * each.counted for each in found) / counted if counted else 0.0
     return [
         *case.words,
-        f"{worker.rate([each.judged for each in found]):,.0f}" if counted else "",
-        f"{worker.rate([worker.second_half(each.judged) for each in found]):,.0f}" if counted else "",
+        _rate([each.judged for each in found]),
+        _rate([worker.second_half(each.judged) for each in found]),
         f"{cpu_us:.1f}" if counted else "",
         f"{max(each.rss_mib for each in found):,.0f}",
         f"{max(each.index_mib for each in found):,.1f}",
         f"{max(turn for each in found for turn in each.turns_s) * 1000:,.0f}",
         f"{max(each.owed_s for each in found):,.1f}",
     ]
+
+
+def _rate(judged: Sequence[Sequence[worker.Judged]]) -> str:
+    if not any(judged):
+        return ""
+    found = worker.rate(judged)
+    return f"{found:,.0f}" if found else "too short"
 
 
 def shown_soak(found: Measured) -> str:
