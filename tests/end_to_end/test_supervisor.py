@@ -199,9 +199,8 @@ def test_one_of_two_machines_dies(make_pipeline: Callable[..., Pipeline], bootst
     pipeline.exact()
 
 
-def test_machines_restarted_one_after_the_other(make_pipeline: Callable[..., Pipeline], bootstrap: str) -> None:
-    """Under load: each stops in order and starts again, as for an upgrade."""
-    pipeline = make_pipeline(bootstrap).prepare(partitions=5)
+def test_machines_restarted_one_after_the_other(pipeline: Pipeline) -> None:
+    """Under load: each stops in order and starts again. Of four workers on three partitions one stands by."""
     machines = {host: _machine(pipeline, host) for host in ("one", "two")}
     wait_until(lambda: _members(pipeline, *machines), "four members", *machines.values())
     feed = pipeline.feed(2_000)
@@ -215,6 +214,21 @@ def test_machines_restarted_one_after_the_other(make_pipeline: Callable[..., Pip
     pipeline.wait_caught_up(*machines.values())
     for machine in machines.values():
         machine.stop()
+    pipeline.exact()
+
+
+def test_two_machines_of_one_name(pipeline: Pipeline) -> None:
+    """The one that starts last has the slots; the other ends with 8, and nothing is counted twice."""
+    first = _machine(pipeline, "one")
+    wait_until(lambda: _members(pipeline, "one"), "two members", first)
+    feed = pipeline.feed(2_000, pipeline.traffic.take(8_000))
+    pipeline.wait_committed(1_000, first)
+    second = _machine(pipeline, "one")
+    first.ends(8)
+    feed.join()
+    pipeline.wait_caught_up(second)
+    eventually(pipeline.exact)
+    second.stop()
     pipeline.exact()
 
 
