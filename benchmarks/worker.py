@@ -122,6 +122,8 @@ class TimedProjector(Projector):
         if self.ready:
             if select.select([sys.stdin], [], [], 0)[0]:
                 self.together = 1
+                # A seek wakes the client, which else takes up to a second to go on after a pause.
+                self.member.seek({partition: offset for partition, (offset, _) in self._positions.items()})
         elif now - self.moved_at > QUIET_S and len(self._log.members(self._generation.group)) >= self.together:
             self.ready = True
             print("ready", flush=True)
