@@ -166,8 +166,8 @@ class Chains:
             rows = dict(zip(new, self._read(new), strict=True))
             missing = [campaign for campaign, row in rows.items() if row is None]
             unfit.update(take_over(self._store, self._generation.campaigns, missing, self._patience))
-            adoptable = [campaign for campaign, row in rows.items() if row is not None and _adoptable(row)]
-            self._adopt(adoptable)
+            adoptable = {campaign for campaign, row in rows.items() if row is not None and _adoptable(row)}
+            self._adopt(list(adoptable))
             walks: dict[int, Row] = {}
             for campaign, row in rows.items():
                 if row is None:

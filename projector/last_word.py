@@ -24,7 +24,8 @@ class LastWord:
         self._republish_s = republish_s
         self._clock = clock
         self._published: dict[int, tuple[dict[int, int], float]] = {}
-        """Per campaign what this worker published last of each KPI, by code, and when it last published any."""
+        """Per campaign what this worker published last of each KPI, by code, and when it last published any: oldest
+        publication first."""
         self._sweep: Iterator[list[Row]] | None = None
 
     def __bool__(self) -> bool:
@@ -49,7 +50,7 @@ class LastWord:
         """These values were `published`, or were to be and their transaction is not known to be committed."""
         now = self._clock()
         for campaign, value in values.items():
-            said, _ = self._published.get(campaign, ({}, now))
+            said, _ = self._published.pop(campaign, ({}, now))
             for code in value.codes:
                 said[code] = value.stats.get(KPIS[code], 0) if published else UNKNOWN
             self._published[campaign] = (said, now)
@@ -65,10 +66,9 @@ class LastWord:
         before = self._clock() - (0 if idle else self._republish_s)
         asked: list[int] = []
         for campaign, (_, at) in self._published.items():
-            if at <= before:
-                asked.append(campaign)
-                if len(asked) == PAGE_ROWS:
-                    break
+            if at > before or len(asked) == PAGE_ROWS:
+                break
+            asked.append(campaign)
         if not asked:
             return {}
         reads = [Read(RowKey(self._campaigns, campaign), BINS) for campaign in asked]

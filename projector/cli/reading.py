@@ -21,7 +21,6 @@ from projector.cli.app import (
     print_json,
 )
 from projector.errors import Retryable
-from projector.event import KPIS
 from projector.printable import printable
 
 if TYPE_CHECKING:
@@ -75,6 +74,8 @@ def campaigns_command(
         return
     from rich.text import Text
 
+    from projector.event import KPIS
+
     table = plain_table("campaign", "name", *KPIS)
     table.show_footer = True
     for column, footer in zip(table.columns, ("total", f"{len(rows):,} campaigns", *_figures(totals)), strict=True):
@@ -98,6 +99,7 @@ def show_command(
     Example: [bold]projector show 41[/bold]
     """
     from projector.backends import open_store
+    from projector.event import KPIS
     from projector.reading import campaign, live_generation
 
     config = configured(config_file, settings)
@@ -205,6 +207,8 @@ def _watch_live(feed: "Feed", log: "Log", topic: str) -> None:
 
 def _totals_table(feed: "Feed", recent: dict[int, None], lines: int) -> "Table":
     """Those campaigns that changed last, as many as fit, in the order of their ids."""
+    from projector.event import KPIS
+
     shown = sorted(list(recent)[-max(1, lines - _LINES_AROUND) :])
     table = plain_table("campaign", *KPIS, "rev")
     table.caption = f"{len(shown):,} of {len(recent):,} campaigns, those that changed last; Ctrl-C ends"
@@ -226,6 +230,8 @@ def _followed(feed: "Feed", log: "Log", topic: str) -> Iterator[list["Total"]]:
 
 
 def _figures(counts: dict[str, int]) -> list[str]:
+    from projector.event import KPIS
+
     return [f"{counts[kpi]:,}" for kpi in KPIS]
 
 

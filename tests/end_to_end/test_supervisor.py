@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -140,6 +140,96 @@ def test_a_worker_that_must_not_go_on_ends_all(pipeline: Pipeline) -> None:
     assert "error: partition" in supervisor.said
     assert pipeline.supervised() == {}
     assert pipeline.checkpoint() == {}
+
+
+# --- one group over several machines: all that they share is broker, store and configuration
+
+MACHINE = """
+import socket, sys
+from projector.cli.app import main
+host = sys.argv.pop(1)
+socket.gethostname = lambda: host
+main()
+"""
+SHORT = {"kafka__session__timeout__ms": 2_000, "kafka__heartbeat__interval__ms": 300}
+
+
+def _machine(pipeline: Pipeline, host: str) -> Worker:
+    """`projector run --workers 2` as on a machine of that name."""
+    command = pipeline.command("--workers", "2", batch_records=200, **SHORT)
+    program = command.index("-m")
+    supervisor = Worker([*command[:program], "-c", MACHINE, host, *command[program + 2 :]], pipeline.directory)
+    pipeline.workers.append(supervisor)
+    return supervisor
+
+
+def _pull_the_plug(pipeline: Pipeline, host: str, supervisor: Worker) -> None:
+    """kill -9 of the supervisor and of its workers, before they see that it is gone."""
+    victims = [pid for slot, pid in pipeline.supervised().items() if slot.startswith(f"{host}-")]
+    assert len(victims) == 2
+    for victim in victims:
+        os.kill(victim, signal.SIGSTOP)
+    supervisor.kill()
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+
+
+def _members(pipeline: Pipeline, *hosts: str) -> bool:
+    return pipeline.members() == [f"{pipeline.group}-{host}-{n}" for host in hosts for n in (0, 1)]
+
+
+def test_one_of_two_machines_dies(make_pipeline: Callable[..., Pipeline], bootstrap: str) -> None:
+    """Under load; the other machine takes over, and gives back when it comes again in its slots. All is the truth."""
+    pipeline = make_pipeline(bootstrap).prepare(partitions=5)
+    one, two = _machine(pipeline, "one"), _machine(pipeline, "two")
+    wait_until(lambda: _members(pipeline, "one", "two"), "four members", one, two)
+    feed = pipeline.feed(2_000, pipeline.traffic.take(12_000))
+    pipeline.wait_committed(3_000, one, two)
+    _pull_the_plug(pipeline, "one", one)
+    wait_until(lambda: _members(pipeline, "two"), "the sessions of the dead end", two)
+    feed.join()
+    pipeline.wait_caught_up(two)
+    eventually(pipeline.exact)
+    one = _machine(pipeline, "one")
+    wait_until(lambda: _members(pipeline, "one", "two"), "it comes again", one, two)
+    pipeline.produce(pipeline.traffic.take(3_000))
+    pipeline.wait_caught_up(one, two)
+    one.stop()
+    two.stop()
+    pipeline.exact()
+
+
+def test_machines_restarted_one_after_the_other(pipeline: Pipeline) -> None:
+    """Under load: each stops in order and starts again. Of four workers on three partitions one stands by."""
+    machines = {host: _machine(pipeline, host) for host in ("one", "two")}
+    wait_until(lambda: _members(pipeline, *machines), "four members", *machines.values())
+    feed = pipeline.feed(2_000)
+    pipeline.wait_committed(1_000, *machines.values())
+    for host in list(machines):
+        machines[host].stop()
+        machines[host] = _machine(pipeline, host)
+        wait_until(lambda: _members(pipeline, *machines), "four members again", *machines.values())
+        pipeline.wait_committed(pipeline.committed() + 1_000, *machines.values())
+    feed.stop()
+    pipeline.wait_caught_up(*machines.values())
+    for machine in machines.values():
+        machine.stop()
+    pipeline.exact()
+
+
+def test_two_machines_of_one_name(pipeline: Pipeline) -> None:
+    """The one that starts last has the slots; the other ends with 8, and nothing is counted twice."""
+    first = _machine(pipeline, "one")
+    wait_until(lambda: _members(pipeline, "one"), "two members", first)
+    feed = pipeline.feed(2_000, pipeline.traffic.take(8_000))
+    pipeline.wait_committed(1_000, first)
+    second = _machine(pipeline, "one")
+    first.ends(8)
+    feed.join()
+    pipeline.wait_caught_up(second)
+    eventually(pipeline.exact)
+    second.stop()
+    pipeline.exact()
 
 
 # --- the supervisor's rules, with workers that end as they are told

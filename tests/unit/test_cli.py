@@ -160,12 +160,29 @@ def test_version_and_help() -> None:
     assert projector().returncode == 2
 
 
-def test_help_imports_no_client() -> None:
-    """Help and completion come at once: clients and settings are imported where they are used."""
-    heavy = ("confluent_kafka", "aerospike", "pydantic", "pydantic_settings", "sqlite3")
+CLIENTS = ("confluent_kafka", "aerospike", "sqlite3")
+HEAVY = ("duckdb", "pyarrow", "numpy", "cryptography", "jinja2", "prometheus_client", "msgspec", "orjson", "tenacity")
+SETTINGS = ("pydantic_settings", "projector.config")
+
+
+@pytest.mark.parametrize(
+    ("words", "spared"),
+    [
+        (["--help"], (*CLIENTS, *HEAVY, *SETTINGS, "pydantic", "email")),
+        (["--version"], (*CLIENTS, *HEAVY, *SETTINGS, "pydantic", "rich")),
+        # typer itself asks pydantic about the options of a command
+        (["run", "--help"], (*CLIENTS, *HEAVY, *SETTINGS)),
+        (["audit", "--help"], (*CLIENTS, *HEAVY, *SETTINGS)),
+        (["rebuild", "--help"], (*CLIENTS, *HEAVY, *SETTINGS)),
+        (["config"], (*CLIENTS, *HEAVY)),
+    ],
+    ids=["help", "version", "run", "audit", "rebuild", "config"],
+)
+def test_what_is_not_used_is_not_imported(words: list[str], spared: tuple[str, ...]) -> None:
+    """Help and completion come at once: clients, settings and large libraries are imported where they are used."""
     program = (
-        "import sys\nfrom projector.cli.app import main\nsys.argv = ['projector', '--help']\n"
-        f"try:\n    main()\nfinally:\n    print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+        f"import sys\nfrom projector.cli.app import main\nsys.argv = ['projector', *{words}]\n"
+        f"try:\n    main()\nfinally:\n    print([m for m in {spared} if m in sys.modules], file=sys.stderr)"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert ended.stderr == "[]\n"

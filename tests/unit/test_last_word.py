@@ -95,6 +95,17 @@ def test_a_busy_worker_waits(world: World) -> None:
     assert world.word.due(idle=False).keys() == {1}
 
 
+def test_a_row_that_is_published_again_waits_anew(world: World) -> None:
+    """The others are looked at when their time has come, whichever was published first."""
+    world.word.owe({1: published(0, visits=0), 2: published(0, visits=0)}, published=True)
+    world.clock.sleep(3.0)
+    world.word.owe({1: published(0, visits=0)}, published=True)
+    world.clock.sleep(3.0)
+    assert world.word.due(idle=False).keys() == {2}
+    world.clock.sleep(3.0)
+    assert world.word.due(idle=False).keys() == {1}
+
+
 def test_an_assignment_owes_every_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Page by page; a new assignment begins anew; rows that were never adopted are left out."""
     monkeypatch.setattr("projector.last_word.PAGE_ROWS", 2)
