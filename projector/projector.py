@@ -94,6 +94,7 @@ class Projector(Listener):
         """Per owned partition the next offset and the totals, as after the last batch of the queue."""
         self._stale = False
         """The positions must be taken from the checkpoint before anything else."""
+        self._paused = False
         self._behind = False
         """The last poll filled its batch: then several of them share a transaction."""
         self._producer_dead = False
@@ -234,7 +235,12 @@ class Projector(Listener):
         for head in self._queue:
             wait_s = min(wait_s, self._settling.ripens_in(head))
             break
-        self.member.pause(self._queue.full or self._at_end())
+        pause = self._queue.full or self._at_end()
+        self.member.pause(pause)
+        if self._paused and not pause:
+            # After a pause the client takes up to a second to go on by itself, and some 20 ms if it is told where.
+            self.member.seek({partition: position for partition, (position, _) in self._positions.items()})
+        self._paused = pause
         return self.member.poll(self._config.batch_records, max(1, int(wait_s * 1000)))
 
     def _at_end(self) -> bool:
@@ -422,6 +428,7 @@ class Projector(Listener):
             self._patience(self.member.renew)
             self._producer_dead = False
         self.member.pause(True)
+        self._paused = True
         self.member.poll(1, 1)
         owned = list(self._positions)
         self.member.seek({partition: begin.offset for partition, begin in self._starts(owned).items()})

@@ -50,6 +50,9 @@ class _Partition:
         return next((n for n, entry in enumerate(self.entries) if entry.undecided), len(self.entries))
 
 
+DOZE_MS = 1_000
+
+
 class MemoryLog:
     """A `Log`. One group; `between` is called inside a commit, where other workers may act, `committed` right after."""
 
@@ -243,6 +246,8 @@ class MemoryMember:
         self._epoch = log.epochs[slot]
         self._positions: dict[int, int] = {}
         self._paused = False
+        self._dozing: dict[int, float] = {}
+        """Partitions that yield nothing after a pause until then, in ms, if they are not sought."""
 
     def _seated(self) -> bool:
         """Whether it is in the group. Raises `SlotTaken` where another has its slot."""
@@ -295,6 +300,8 @@ class MemoryMember:
         numbers = list(self._positions)
         self._log.choose.shuffle(numbers)
         for number in numbers:
+            if self._dozing.get(number, 0) > self._log.now_ms():
+                continue
             partition = self._log.topics[self._topic][number]
             if self._positions[number] < partition.head:
                 raise OffsetsGone(f"partition {number}: offset {self._positions[number]} is gone")
@@ -333,9 +340,13 @@ class MemoryMember:
         """Only what is assigned."""
         assert offsets.keys() <= self._positions.keys(), f"{offsets} of {self._positions}"
         self._positions.update(offsets)
+        for partition in offsets:
+            self._dozing.pop(partition, None)
 
     def pause(self, paused: bool) -> None:
-        """Of all partitions."""
+        """Of all partitions; after it the client dozes, as Kafka's does."""
+        if self._paused and not paused:
+            self._dozing = dict.fromkeys(self._positions, self._log.now_ms() + DOZE_MS)
         self._paused = paused
 
     def commit(self, messages: Sequence[Message], offsets: Mapping[int, Offset]) -> None:

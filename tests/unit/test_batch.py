@@ -9,7 +9,7 @@ from projector import batch
 from projector.balance import Totals
 from projector.batch import BATCHES_MAX, Batch, Queue
 from projector.config import Config
-from projector.log import Message
+from projector.log import Message, Offset
 from projector.projector import Projector
 from tests.fault.memory_log import MemoryLog
 from tests.fault.memory_store import MemoryStore
@@ -123,3 +123,22 @@ def test_batches_of_a_backlog_share_a_transaction() -> None:
         if not committed or committed[-1] != offset:
             committed.append(offset)
     assert [after - before for before, after in pairwise(committed)][-4:] == [10, 10, 10, 1]
+
+
+def test_a_queue_that_was_full_is_filled_again_at_once() -> None:
+    """A client that may read on after a pause takes a second to do so by itself; the worker does not wait for that."""
+    clock = VirtualClock()
+    store = MemoryStore(lambda: clock.now * 1000, flush_ms=100, settle_ms=300)
+    log = MemoryLog(lambda: clock.now * 1000, Greedy(1))
+    prepare(log, store)
+    log.append([Message(INPUT, None, event(number % 8, "click", "tag-1"), (), 0, 0) for number in range(200)])
+    clock.sleep(10)
+    worker = Projector(log, store, Config(batch_records=2, batch_ms=1), GENERATION, 1, "a", 0.3, clock=clock)
+    worker.join()
+    began, pauses = clock.now, 0
+    while log.offsets.get(0, Offset(0, "")).offset < log.ends(INPUT)[0]:
+        worker.turn()
+        pauses += worker._queue.full
+        clock.sleep(0.01)
+        assert clock.now - began < 2 * (200 / 20) * 0.3
+    assert pauses > 10
