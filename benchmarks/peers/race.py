@@ -1,0 +1,133 @@
+"""One program on one backlog: how fast, at what price, whether its totals are the truth, how soon after a kill -9."""
+
+import time
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from benchmarks.peers.processes import Tree
+from benchmarks.peers.stand import Backlog, Run
+from projector.simulator import differences
+
+POLL_S = 0.05
+STALLED_S = 90.0
+"""A program that publishes nothing for so long is taken to be at its end."""
+STOP_S = 30.0
+STEADY_S = 1.0
+"""Over less time a rate says nothing."""
+BURST_S = 1.0
+"""Messages with a longer pause between them are not of one burst."""
+
+
+class Failed(Exception):
+    """The program ended by itself, or published nothing; with the end of what it said."""
+
+
+class Point(NamedTuple):
+    """Where the totals stood, and what had been spent."""
+
+    at: float
+    counted: int
+    program_s: float
+    broker_s: float
+    store_s: float
+
+
+def race(
+    run: Run, backlog: Backlog, broker_pid: int, *, kills: tuple[float, ...], quiet_s: float, seconds_max: float
+) -> dict[str, Any]:
+    """Start it, kill it with -9 at each share of the events counted, until all is counted and `quiet_s` nothing came.
+
+    Raises `Failed`.
+    """
+    target = backlog.events if run.contender.deduplicates else backlog.records
+    totals = run.totals
+    broker, store = Tree(broker_pid), Tree(run.server.pid) if run.server else None
+    began = moved = time.monotonic()
+    process = run.start()
+    program = Tree(process.pid)
+    peaks_mib: list[float] = []
+    broker_before_s, store_before_s = broker.cpu_s(), store.cpu_s() if store else 0.0
+    points: list[Point] = []
+    recoveries_s: list[float] = []
+    killed_at, left = 0.0, list(kills)
+    try:
+        while True:
+            came = totals.poll(POLL_S)
+            now = time.monotonic()
+            if came:
+                moved = now
+                store_s = store.cpu_s() - store_before_s if store else 0.0
+                points.append(Point(now, totals.counted, program.cpu_s(), broker.cpu_s() - broker_before_s, store_s))
+            if killed_at and totals.passed_mark:
+                recoveries_s.append(now - killed_at)
+                killed_at = 0.0
+            if left and not killed_at and totals.counted >= left[0] * target:
+                left.pop(0)
+                peaks_mib.append(program.peak_mib)
+                program.kill()
+                process.wait()
+                killed_at = time.monotonic()
+                process = run.start()
+                program = Tree(process.pid)
+                totals.mark()
+            if process.poll() is not None:
+                raise Failed(f"ended with {process.returncode}", run.said())
+            done = totals.counted >= target and now - moved > quiet_s
+            if done or now - moved > STALLED_S or now - began > seconds_max:
+                break
+        peaks_mib.append(program.peak_mib)
+        process.terminate()
+        process.wait(STOP_S)
+        while totals.poll(1.0):
+            pass
+    finally:
+        if process.poll() is None:
+            program.kill()
+            process.wait()
+    return _found(run, backlog, target, began, points, recoveries_s, max(peaks_mib))
+
+
+def _found(
+    run: Run,
+    backlog: Backlog,
+    target: int,
+    began: float,
+    points: list[Point],
+    recoveries_s: list[float],
+    peak_mib: float,
+) -> dict[str, Any]:
+    if not points:
+        raise Failed(f"published nothing for {STALLED_S:.0f} s", run.said())
+    last = next(point for point in points if point.counted == points[-1].counted)
+    first, steady = _steady([point for point in points if point.at <= last.at])
+    counted = steady.counted - first.counted if steady.at - first.at > STEADY_S else 0
+    wrong = differences(backlog.truth, run.totals.cells())
+    found: dict[str, Any] = {
+        "target": target,
+        "counted": last.counted,
+        "seconds": last.at - began,
+        "steady_per_s": counted / (steady.at - first.at) if counted else None,
+        "whole_per_s": last.counted / (last.at - began),
+        "cpu_whole_us": last.program_s * 1e6 / last.counted,
+        "peak_mib": peak_mib,
+        "messages": run.totals.messages,
+        "wrong_cells": len(wrong),
+        "difference": sum(held - true for _, _, true, held in wrong),
+        "own_checks": run.holds(backlog),
+        "recoveries_s": recoveries_s,
+    }
+    for name in ("program_s", "broker_s", "store_s"):
+        spent = getattr(steady, name) - getattr(first, name)
+        found[f"cpu_{name.removesuffix('_s')}_us"] = spent * 1e6 / counted if counted else None
+    return found
+
+
+def _steady(points: list[Point]) -> tuple[Point, Point]:
+    """From where to where the rate is taken: without the start, and without a last commit that waited for its time.
+
+    Of a program that publishes in bursts (commits far apart) from the end of the first to the end of the last but one.
+    """
+    ends = [point for point, then in pairwise(points) if then.at - point.at > BURST_S]
+    if len(ends) > 1:
+        return ends[0], ends[-1]
+    return next((point for point in points if point.at > points[0].at + BURST_S / 2), points[0]), points[-1]

@@ -1,0 +1,83 @@
+"""A benchmark's result as a JSON file: where and how it was measured, the raw figures, and its tables."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import confluent_kafka
+
+from benchmarks.peers import tools
+
+CLIENTS = ("projector", "aerospike", "confluent-kafka", "msgspec")
+
+
+class Table(NamedTuple):
+    """One table of a report, with what is to be said before it."""
+
+    title: str
+    note: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def save(file: Path, name: str, about: str, began: datetime, raw: Any, tables: Sequence[Table]) -> None:
+    """Write a result. `about` is Markdown: what was measured, and how."""
+    held = {
+        "name": name,
+        "about": about,
+        "began": began.isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command(),
+        "machine": machine(),
+        "versions": versions(),
+        "tables": [table._asdict() for table in tables],
+        "raw": raw,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+
+
+def command() -> str:
+    """This process as one would start it again, without the Python's path."""
+    arguments = shlex.join(sys.orig_argv[1:])
+    return f"python {arguments}"
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores, memory, system; and the load at this moment."""
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "processor": model,
+        "cores": str(os.cpu_count()),
+        "memory": f"{memory_gib:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "load after": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def versions() -> Mapping[str, str]:
+    """Of everything that takes part, as far as it is here."""
+    found = {"Python": platform.python_version(), **{name: version(name) for name in CLIENTS}}
+    found["librdkafka"] = str(confluent_kafka.libversion()[0])
+    found["Kafka, Kafka Streams"] = tools.kafka_version()
+    found["Quix Streams"] = tools.quix_version()
+    for name, words in {"Java": ("java", "-version"), "Aerospike server": ("asd", "--version")}.items():
+        with suppress(OSError):
+            done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            found[name] = done.stdout.strip().splitlines()[0] if done.stdout.strip() else "?"
+    return found
