@@ -1,7 +1,7 @@
 """One report of all results: `python -m benchmarks.report benchmarks/results docs/benchmarks.md`.
 
-Each benchmark that is given `--json FILE` writes where and how it ran, its raw figures and its tables; this puts them
-one after the other. The report is generated: change the benchmarks, not the report.
+`python -m benchmarks` keeps a JSON file of each benchmark: where and how it ran, its raw figures, what it reports; this
+puts them one after the other. The report is generated: change the benchmarks, not the report.
 """
 
 import argparse
@@ -22,6 +22,7 @@ def render(results: list[dict[str, Any]]) -> str:
         parts.append(result["about"])
         parts.append(f"Command: `{result['command']}`, {result['began']} to {result['ended']}.")
         parts += [f"{name.capitalize()}: {_listed(result[name])}." for name in ("machine", "versions")]
+        parts += [result["text"].strip()] if result["text"] else []
         for each in result["tables"]:
             parts.append(f"### {each['title']}")
             parts += [each["note"]] if each["note"] else []
@@ -41,9 +42,8 @@ def main() -> None:
     arguments = parser.parse_args()
     files = sorted(arguments.results.glob("*.json"))
     if not files:
-        parser.error(f"{arguments.results} holds no results: run a benchmark with --json {arguments.results}/NAME.json")
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    arguments.report.write_text(render(results), encoding="utf-8")
+        parser.error(f"{arguments.results} holds no results: run python -m benchmarks")
+    arguments.report.write_text(render([json.loads(file.read_bytes()) for file in files]), encoding="utf-8")
 
 
 if __name__ == "__main__":

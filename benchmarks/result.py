@@ -1,4 +1,4 @@
-"""A benchmark's result as a JSON file: where and how it was measured, the raw figures, and its tables."""
+"""A benchmark's result as a JSON file: where and how it was measured, the raw figures, and what is to be reported."""
 
 import json
 import os
@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 
 import confluent_kafka
 
-from benchmarks.peers import tools
-
 CLIENTS = ("projector", "aerospike", "confluent-kafka", "msgspec")
 
 
@@ -29,27 +27,34 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
-def save(file: Path, name: str, about: str, began: datetime, raw: Any, tables: Sequence[Table]) -> None:
-    """Write a result. `about` is Markdown: what was measured, and how."""
-    held = {
-        "name": name,
-        "about": about,
-        "began": began.isoformat(timespec="seconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command(),
-        "machine": machine(),
-        "versions": versions(),
-        "tables": [table._asdict() for table in tables],
-        "raw": raw,
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+class Result(NamedTuple):
+    """What one benchmark found. `about` and `text` are Markdown; `versions` those that only it knows."""
+
+    name: str
+    about: str
+    began: datetime
+    command: str
+    versions: Mapping[str, str] = {}
+    tables: Sequence[Table] = ()
+    text: str = ""
+    raw: Any = None
+
+    def save(self, file: Path) -> None:
+        """Write it, with when it ended, the machine and the versions."""
+        held = self._asdict() | {
+            "began": self.began.isoformat(timespec="seconds"),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+            "versions": {**versions(), **self.versions},
+            "tables": [table._asdict() for table in self.tables],
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
 
 
 def command() -> str:
     """This process as one would start it again, without the Python's path."""
-    arguments = shlex.join(sys.orig_argv[1:])
-    return f"python {arguments}"
+    return f"python {shlex.join(sys.orig_argv[1:])}"
 
 
 def machine() -> dict[str, str]:
@@ -74,8 +79,6 @@ def versions() -> Mapping[str, str]:
     """Of everything that takes part, as far as it is here."""
     found = {"Python": platform.python_version(), **{name: version(name) for name in CLIENTS}}
     found["librdkafka"] = str(confluent_kafka.libversion()[0])
-    found["Kafka, Kafka Streams"] = tools.kafka_version()
-    found["Quix Streams"] = tools.quix_version()
     for name, words in {"Java": ("java", "-version"), "Aerospike server": ("asd", "--version")}.items():
         with suppress(OSError):
             done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

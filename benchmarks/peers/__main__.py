@@ -22,8 +22,8 @@ from benchmarks.peers.contender import CONTENDERS, Contender, chosen
 from benchmarks.peers.race import Failed, race
 from benchmarks.peers.stand import Backlog, Run, Stand
 from benchmarks.peers.tables import ABOUT, tables
-from benchmarks.peers.tools import Unavailable
-from benchmarks.result import save
+from benchmarks.peers.tools import Unavailable, kafka_version, quix_version
+from benchmarks.result import Result, command
 from benchmarks.system import table
 
 DUPLICATES = 0.02
@@ -91,7 +91,9 @@ class Comparison:
     def save(self) -> None:
         """Write what there is by now."""
         if self.arguments.json:
-            save(self.arguments.json, "Peers", ABOUT, self.began, self.raw, tables(self.raw))
+            versions = {"Kafka and Kafka Streams": kafka_version(), "Quix Streams": quix_version()}
+            made = tables(self.raw)
+            Result("Peers", ABOUT, self.began, command(), versions, made, raw=self.raw).save(self.arguments.json)
 
     def _ceiling(self, backlog: Backlog) -> dict[str, float]:
         settings = (
@@ -99,9 +101,9 @@ class Comparison:
             f"kafka.bootstrap.servers={self.stand.broker.bootstrap}",
             f"input_topic={backlog.topic}",
         )
-        command = [sys.executable, "-m", "benchmarks.throughput", "--one", "ceiling"]
-        command += [word for setting in settings for word in ("--set", setting)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        words = [sys.executable, "-m", "benchmarks.throughput", "--one", "ceiling"]
+        words += [word for setting in settings for word in ("--set", setting)]
+        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
         found: dict[str, float] = json.loads(done.stdout)
         return found
 

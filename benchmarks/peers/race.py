@@ -99,14 +99,14 @@ def _found(
     if not points:
         raise Failed(f"published nothing for {STALLED_S:.0f} s", run.said())
     last = next(point for point in points if point.counted == points[-1].counted)
-    first, steady = _steady([point for point in points if point.at <= last.at])
-    counted = steady.counted - first.counted if steady.at - first.at > STEADY_S else 0
+    first, until = steady([point for point in points if point.at <= last.at])
+    counted = until.counted - first.counted if until.at - first.at > STEADY_S else 0
     wrong = differences(backlog.truth, run.totals.cells())
     found: dict[str, Any] = {
         "target": target,
         "counted": last.counted,
         "seconds": last.at - began,
-        "steady_per_s": counted / (steady.at - first.at) if counted else None,
+        "steady_per_s": counted / (until.at - first.at) if counted else None,
         "whole_per_s": last.counted / (last.at - began),
         "cpu_whole_us": last.program_s * 1e6 / last.counted,
         "peak_mib": peak_mib,
@@ -117,12 +117,12 @@ def _found(
         "recoveries_s": recoveries_s,
     }
     for name in ("program_s", "broker_s", "store_s"):
-        spent = getattr(steady, name) - getattr(first, name)
+        spent = getattr(until, name) - getattr(first, name)
         found[f"cpu_{name.removesuffix('_s')}_us"] = spent * 1e6 / counted if counted else None
     return found
 
 
-def _steady(points: list[Point]) -> tuple[Point, Point]:
+def steady(points: list[Point]) -> tuple[Point, Point]:
     """From where to where the rate is taken: without the start, and without a last commit that waited for its time.
 
     Of a program that publishes in bursts (commits far apart) from the end of the first to the end of the last but one.

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -26,6 +27,7 @@ from tests.kafka_broker import Broker
 HERE = Path(__file__).parent
 JVM_FLAGS = ("-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 SESSION_MS = 6_000
+TOPIC_S = 30.0
 NOT_DUPLICATES = ("reshipped", "deletes", "unknown-tags", "unknown-kinds", "malformed")
 DUPLICATES = {"duplicates-near": 0.5, "duplicates-far": 0.4, "duplicates-very-far": 0.1}
 
@@ -100,6 +102,11 @@ class Stand:
         """A new empty topic that keeps everything."""
         topic = NewTopic(name, partitions, 1, config={"cleanup.policy": policy, "retention.ms": "-1"})
         self._admin.create_topics([topic])[name].result(30)
+        deadline = time.monotonic() + TOPIC_S
+        while len(self._admin.list_topics(name, timeout=10).topics[name].partitions) < partitions:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"topic {name} was created, and is not there after {TOPIC_S:.0f} s")
+            time.sleep(0.05)  # acknowledged, and not yet told to all: a reader would find no partition
         return name
 
     def backlog(self, name: str, events: int, seed: int, duplicates: float = 0.0) -> Backlog:
