@@ -80,6 +80,8 @@ def ceiling(config: Config) -> dict[str, float]:
         if values and not first:
             first, first_count, first_cpu_s = last, consumed, last_cpu_s
     counted = consumed - first_count
+    if not counted:
+        raise SystemExit(f"{consumed} events are one batch, and no rate: give more than {config.batch_records}")
     return {
         "rate": counted / (last - first),
         "cpu_us": (last_cpu_s - first_cpu_s) * 1e6 / counted,
