@@ -128,6 +128,7 @@ class Comparison:
                     self.raw["failures"].append(failure)
                     continue
                 self._keep(self.raw[kind], contender, kind, found)
+        self.stand.drop(backlog)
 
     @contextmanager
     def _run(self, contender: Contender, backlog: Backlog | None) -> Iterator[Run | None]:

@@ -16,7 +16,7 @@ class Tree:
 
     def __init__(self, pid: int) -> None:
         self.pids = [pid]
-        self.peak_mib = 0.0
+        self._peak_mib = 0.0
         self._looked = 0.0
         self._cpu_s = 0.0
 
@@ -29,6 +29,13 @@ class Tree:
                 ticks += sum(map(int, _stat(pid)[11:15]))  # utime, stime, cutime, cstime
         self._cpu_s = max(self._cpu_s, ticks / TICKS)
         return self._cpu_s
+
+    @property
+    def peak_mib(self) -> float:
+        """The most memory that they held so far: the peaks of those that live, added."""
+        self._looked = 0.0
+        self._look()
+        return self._peak_mib
 
     def kill(self) -> None:
         """SIGKILL to all of them."""
@@ -50,7 +57,7 @@ class Tree:
         for pid in found:  # grows while it is gone through
             found += [child for child, parent in parents.items() if parent == pid]
         self.pids = found
-        self.peak_mib = max(self.peak_mib, sum(map(_peak_kib, found)) / 1024)
+        self._peak_mib = max(self._peak_mib, sum(map(_peak_kib, found)) / 1024)
 
 
 def _stat(pid: int) -> list[str]:

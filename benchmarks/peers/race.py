@@ -1,6 +1,8 @@
 """One program on one backlog: how fast, at what price, whether its totals are the truth, how soon after a kill -9."""
 
+import subprocess
 import time
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -73,18 +75,20 @@ def race(
             if process.poll() is not None:
                 raise Failed(f"ended with {process.returncode}", run.said())
             done = totals.counted >= target and now - moved > quiet_s
-            if done or now - moved > STALLED_S or now - began > seconds_max:
+            out_of_time = now - began > seconds_max and totals.counted < target
+            if done or out_of_time or now - moved > STALLED_S:
                 break
         peaks_mib.append(program.peak_mib)
         process.terminate()
-        process.wait(STOP_S)
+        with suppress(subprocess.TimeoutExpired):  # it is killed below, and has committed what is looked at
+            process.wait(STOP_S)
         while totals.poll(1.0):
             pass
     finally:
         if process.poll() is None:
             program.kill()
             process.wait()
-    return _found(run, backlog, target, began, points, recoveries_s, max(peaks_mib))
+    return _found(run, backlog, target, began, points, recoveries_s, max(peaks_mib), out_of_time)
 
 
 def _found(
@@ -95,6 +99,7 @@ def _found(
     points: list[Point],
     recoveries_s: list[float],
     peak_mib: float,
+    out_of_time: bool,
 ) -> dict[str, Any]:
     if not points:
         raise Failed(f"published nothing for {STALLED_S:.0f} s", run.said())
@@ -105,6 +110,7 @@ def _found(
     found: dict[str, Any] = {
         "target": target,
         "counted": last.counted,
+        "out_of_time": out_of_time,
         "seconds": last.at - began,
         "steady_per_s": counted / (until.at - first.at) if counted else None,
         "whole_per_s": last.counted / (last.at - began),

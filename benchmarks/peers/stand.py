@@ -120,6 +120,10 @@ class Stand:
         writer.run("simulate", *options, "--truth", str(truth_file))
         return Backlog(topic, tuple(options), truth_file, load_truth(truth_file))
 
+    def drop(self, backlog: Backlog) -> None:
+        """Remove its topic, for the room on the disk."""
+        self._admin.delete_topics([backlog.topic])
+
     @contextmanager
     def run(self, contender: Contender, backlog: Backlog | None) -> Iterator[Run]:
         """The program on a backlog, or on an empty topic. Raises `Unavailable`."""

@@ -122,6 +122,9 @@ def _counts(raw: Figures) -> Table:
 def _verdict(turns: Sequence[Figures]) -> str:
     if not turns:
         return NONE
+    unfinished = [each for each in turns if each["out_of_time"]]
+    if unfinished:
+        return f"stopped at {unfinished[0]['counted']:,} of {unfinished[0]['target']:,}"
     worst = max(turns, key=lambda each: (each["wrong_cells"], each["own_checks"] is False))
     if worst["wrong_cells"]:
         return f"**{worst['difference']:+,}** ({worst['wrong_cells']} cells)"

@@ -68,7 +68,11 @@ def test_the_steady_part() -> None:
 def _figures(**changed: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"turn": 1, "steady_per_s": 50_000.0, "whole_per_s": 30_000.0, "cpu_whole_us": 30.0}
     found |= {"cpu_program_us": 20.0, "cpu_broker_us": 2.0, "cpu_store_us": 3.0, "peak_mib": 100.0, "messages": 9}
-    return found | {"wrong_cells": 0, "difference": 0, "own_checks": None, "recoveries_s": [5.0, 7.0]} | changed
+    return (
+        found
+        | {"wrong_cells": 0, "difference": 0, "own_checks": None, "out_of_time": False, "recoveries_s": [5.0, 7.0]}
+        | changed
+    )
 
 
 def test_the_tables_and_the_report() -> None:
