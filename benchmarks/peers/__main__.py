@@ -116,7 +116,7 @@ class Comparison:
                     found = race(
                         run,
                         backlog,
-                        self.stand.broker.pid,
+                        self.stand,
                         kills=kills,
                         quiet_s=quiet_s,
                         seconds_max=self.arguments.seconds_max,

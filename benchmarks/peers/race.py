@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from benchmarks.peers.processes import Tree
-from benchmarks.peers.stand import Backlog, Run
+from benchmarks.peers.stand import Backlog, Run, Stand
 from projector.simulator import differences
 
 POLL_S = 0.05
@@ -35,7 +35,7 @@ class Point(NamedTuple):
 
 
 def race(
-    run: Run, backlog: Backlog, broker_pid: int, *, kills: tuple[float, ...], quiet_s: float, seconds_max: float
+    run: Run, backlog: Backlog, stand: Stand, *, kills: tuple[float, ...], quiet_s: float, seconds_max: float
 ) -> dict[str, Any]:
     """Start it, kill it with -9 at each share of the events counted, until all is counted and `quiet_s` nothing came.
 
@@ -43,13 +43,18 @@ def race(
     """
     target = backlog.events if run.contender.deduplicates else backlog.records
     totals = run.totals
-    broker, store = Tree(broker_pid), Tree(run.server.pid) if run.server else None
+    broker, store = Tree(stand.broker.pid), Tree(run.server.pid) if run.server else None
     began = moved = time.monotonic()
     process = run.start()
     program = Tree(process.pid)
     peaks_mib: list[float] = []
     broker_before_s, store_before_s = broker.cpu_s(), store.cpu_s() if store else 0.0
     points: list[Point] = []
+
+    def point() -> Point:
+        store_s = store.cpu_s() - store_before_s if store else 0.0
+        return Point(time.monotonic(), totals.counted, program.cpu_s(), broker.cpu_s() - broker_before_s, store_s)
+
     recoveries_s: list[float] = []
     killed_at, left = 0.0, list(kills)
     try:
@@ -58,8 +63,9 @@ def race(
             now = time.monotonic()
             if came:
                 moved = now
-                store_s = store.cpu_s() - store_before_s if store else 0.0
-                points.append(Point(now, totals.counted, program.cpu_s(), broker.cpu_s() - broker_before_s, store_s))
+                points.append(point())
+            elif not points and stand.assembled(run):
+                points.append(point())
             if killed_at and totals.passed_mark:
                 recoveries_s.append(now - killed_at)
                 killed_at = 0.0
@@ -101,7 +107,7 @@ def _found(
     peak_mib: float,
     out_of_time: bool,
 ) -> dict[str, Any]:
-    if not points:
+    if not points or not points[-1].counted:
         raise Failed(f"published nothing for {STALLED_S:.0f} s", run.said())
     last = next(point for point in points if point.counted == points[-1].counted)
     first, until = steady([point for point in points if point.at <= last.at])
@@ -129,11 +135,14 @@ def _found(
 
 
 def steady(points: list[Point]) -> tuple[Point, Point]:
-    """From where to where the rate is taken: without the start, and without a last commit that waited for its time.
+    """From where to where rate and CPU are taken. The first point may be that where the program began to read.
 
-    Of a program that publishes in bursts (commits far apart) from the end of the first to the end of the last but one.
+    Of a program whose totals flow, from half a second after the first ones on: without start and warming up. Of one
+    that publishes in bursts (most of the time in pauses: commits far apart) from where it began to read: before its
+    first burst it has read far ahead.
     """
-    ends = [point for point, then in pairwise(points) if then.at - point.at > BURST_S]
-    if len(ends) > 1:
-        return ends[0], ends[-1]
-    return next((point for point in points if point.at > points[0].at + BURST_S / 2), points[0]), points[-1]
+    flow = [point for point in points if point.counted]
+    pauses = [then.at - point.at for point, then in pairwise(flow) if then.at - point.at > BURST_S]
+    if sum(pauses) > (flow[-1].at - flow[0].at) / 2:
+        return points[0], points[-1]
+    return next((point for point in flow if point.at > flow[0].at + BURST_S / 2), flow[0]), points[-1]

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from confluent_kafka import ConsumerGroupState, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -52,8 +53,9 @@ class Backlog(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One program on the stand, ready to be started and started again."""
+    """One program on the stand, ready to be started and started again. `name` is its consumer group."""
 
+    name: str
     contender: Contender
     command: list[str]
     input_topic: str
@@ -120,6 +122,16 @@ class Stand:
         writer.run("simulate", *options, "--truth", str(truth_file))
         return Backlog(topic, tuple(options), truth_file, load_truth(truth_file))
 
+    def assembled(self, run: Run) -> bool:
+        """Whether the program's group has its partitions, and so begins to read."""
+        if not run.contender.in_kafka:
+            return False
+        (answer,) = self._admin.describe_consumer_groups([run.name], request_timeout=10).values()
+        try:
+            return bool(answer.result().state == ConsumerGroupState.STABLE)
+        except KafkaException:  # no such group yet
+            return False
+
     def drop(self, backlog: Backlog) -> None:
         """Remove its topic, for the room on the disk."""
         self._admin.delete_topics([backlog.topic])
@@ -143,7 +155,7 @@ class Stand:
                 output = self.topic(f"{name}-out", OUTPUT_PARTITIONS, "compact")
                 command = self._command(contender, name, input_topic, output, directory, server)
                 totals = Totals(KafkaTopic(self.broker.bootstrap, output))
-                run = Run(contender, command, input_topic, output, totals, directory, server, None)
+                run = Run(name, contender, command, input_topic, output, totals, directory, server, None)
             with closing(run.totals):
                 yield run
         finally:
@@ -187,7 +199,7 @@ class Stand:
             else EmbeddedTopic(configured(None, settings))
         )
         command = system.command("run", *words)
-        return Run(contender, command, input_topic, topic, Totals(source), directory, server, system)
+        return Run(name, contender, command, input_topic, topic, Totals(source), directory, server, system)
 
     def _command(
         self, contender: Contender, name: str, input_topic: str, output: str, directory: Path, server: Server | None

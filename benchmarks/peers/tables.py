@@ -52,8 +52,8 @@ def _rates(raw: Figures) -> Table:
     events = raw["events"]
     note = (
         f"{events:,} clean events a run. Steady: without the start, between the first and the last messages of the "
-        "output; of programs that publish in bursts, from the end of one to the end of another. Ratios are taken "
-        "within each turn: median (range)."
+        "output; of programs that publish in bursts (Quix Streams, at each commit) from where its group is assembled, "
+        "the wait for the last commit included. Ratios are taken within each turn: median (range)."
     )
     head = ["program", "steady, events/s", "from start to end", "share of the ceiling"]
     bases = [base for base in BASES if base in raw["clean"]]

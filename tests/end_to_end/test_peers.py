@@ -36,7 +36,7 @@ def test_peer_counts_right(stand: Stand, backlog: Backlog, contender: Contender)
     """With deduplication the truth, without it every record."""
     try:
         with stand.run(contender, backlog) as run:
-            found = race(run, backlog, stand.broker.pid, kills=(), quiet_s=0.5, seconds_max=60)
+            found = race(run, backlog, stand, kills=(), quiet_s=0.5, seconds_max=60)
     except Unavailable as error:
         pytest.skip(f"{contender.title} was NOT exercised: {error}")
     assert backlog.records > backlog.events == EVENTS
