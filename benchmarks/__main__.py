@@ -6,6 +6,7 @@ alone and reports them with what is kept of the others.
 
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -13,8 +14,9 @@ from pathlib import Path
 
 from benchmarks.result import Result
 
-RESULTS = Path(__file__).parent / "results"
-REPORT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+TOP = Path(__file__).parents[1]
+RESULTS = Path("benchmarks/results")
+REPORT = Path("docs/benchmarks.md")
 NAMES = ("throughput", "latency", "archive", "rebuild", "peers")
 
 
@@ -36,7 +38,9 @@ def main() -> None:
     """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES)
-    for name in parser.parse_args().only:
+    arguments = parser.parse_args()
+    os.chdir(TOP)  # the report names commands, and no path of this machine
+    for name in arguments.only:
         measured(name)
     subprocess.run([sys.executable, "-m", "benchmarks.report", str(RESULTS), str(REPORT)], check=True)
 
