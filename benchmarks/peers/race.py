@@ -69,7 +69,7 @@ def race(
             if killed_at and totals.passed_mark:
                 recoveries_s.append(now - killed_at)
                 killed_at = 0.0
-            if left and not killed_at and totals.counted >= left[0] * target:
+            if left and not killed_at and left[0] * target <= totals.counted < target:
                 left.pop(0)
                 peaks_mib.append(program.peak_mib)
                 program.kill()
@@ -94,7 +94,9 @@ def race(
         if process.poll() is None:
             program.kill()
             process.wait()
-    return _found(run, backlog, target, began, points, recoveries_s, max(peaks_mib), out_of_time)
+    return _found(
+        run, backlog, target, began, points, recoveries_s, max(peaks_mib), out_of_time, len(kills) - len(left)
+    )
 
 
 def _found(
@@ -106,6 +108,7 @@ def _found(
     recoveries_s: list[float],
     peak_mib: float,
     out_of_time: bool,
+    kills: int,
 ) -> dict[str, Any]:
     if not points or not points[-1].counted:
         raise Failed(f"published nothing for {STALLED_S:.0f} s", run.said())
@@ -126,6 +129,7 @@ def _found(
         "wrong_cells": len(wrong),
         "difference": sum(held - true for _, _, true, held in wrong),
         "own_checks": run.holds(backlog),
+        "kills": kills,
         "recoveries_s": recoveries_s,
     }
     for name in ("program_s", "broker_s", "store_s"):

@@ -90,7 +90,7 @@ class Stand:
         self.broker = Broker()
         self.broker.start()
         self._directory = directory
-        self._admin = AdminClient({"bootstrap.servers": self.broker.bootstrap})
+        self._admin = AdminClient({"bootstrap.servers": self.broker.bootstrap, "log_level": 0})
         self._tags = directory / "tags.txt"
         with open(self._tags, "w", encoding="ascii") as file:
             for campaign in range(1, CAMPAIGNS + 1):

@@ -115,13 +115,21 @@ def _counts(raw: Figures) -> Table:
         "killed": f"after {raw['kills']} x kill -9",
     }
     names = [name for name in TITLES if any(name in raw[kind] for kind in kinds)]
-    rows = [[TITLES[name], *(_verdict(raw[kind].get(name, [])) for kind in kinds)] for name in names]
+    wanted = {"killed": raw["kills"]}
+    rows = [
+        [TITLES[name], *(_verdict(raw[kind].get(name, []), wanted.get(kind, 0)) for kind in kinds)] for name in names
+    ]
     return Table("Are the counts right?", note, ["program", *kinds.values()], rows)
 
 
-def _verdict(turns: Sequence[Figures]) -> str:
+def _verdict(turns: Sequence[Figures], kills: int) -> str:
     if not turns:
         return NONE
+    fewest = min(each["kills"] for each in turns)
+    return _found(turns) + (f", {fewest} kills only: it was done by then" if fewest < kills else "")
+
+
+def _found(turns: Sequence[Figures]) -> str:
     unfinished = [each for each in turns if each["out_of_time"]]
     if unfinished:
         return f"stopped at {unfinished[0]['counted']:,} of {unfinished[0]['target']:,}"

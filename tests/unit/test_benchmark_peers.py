@@ -69,7 +69,14 @@ def _figures(**changed: Any) -> dict[str, Any]:
     found |= {"cpu_program_us": 20.0, "cpu_broker_us": 2.0, "cpu_store_us": 3.0, "peak_mib": 100.0, "messages": 9}
     return (
         found
-        | {"wrong_cells": 0, "difference": 0, "own_checks": None, "out_of_time": False, "recoveries_s": [5.0, 7.0]}
+        | {
+            "wrong_cells": 0,
+            "difference": 0,
+            "own_checks": None,
+            "out_of_time": False,
+            "kills": 3,
+            "recoveries_s": [5.0, 7.0],
+        }
         | changed
     )
 
