@@ -123,7 +123,7 @@ def _found(
         "seconds": last.at - began,
         "steady_per_s": counted / (until.at - first.at) if counted else None,
         "whole_per_s": last.counted / (last.at - began),
-        "cpu_whole_us": last.program_s * 1e6 / last.counted,
+        "cpu_whole_us": None if kills else last.program_s * 1e6 / last.counted,
         "peak_mib": peak_mib,
         "messages": run.totals.messages,
         "wrong_cells": len(wrong),
@@ -134,7 +134,7 @@ def _found(
     }
     for name in ("program_s", "broker_s", "store_s"):
         spent = getattr(until, name) - getattr(first, name)
-        found[f"cpu_{name.removesuffix('_s')}_us"] = spent * 1e6 / counted if counted else None
+        found[f"cpu_{name.removesuffix('_s')}_us"] = spent * 1e6 / counted if counted and not kills else None
     return found
 
 
