@@ -11,7 +11,7 @@ help:
 	@echo "make demo        exact counts through three kill -9, in under a minute"
 	@echo "make test        the tests, in under ten minutes"
 	@echo "make test-long   the full fault lists"
-	@echo "make bench       throughput, latency, archive, rebuild"
+	@echo "make bench       throughput, latency, archive, rebuild, peers; writes docs/benchmarks.md (hours)"
 	@echo "make lint        ruff: rules and format"
 	@echo "make types       mypy --strict"
 	@echo "make docs        write docs/cli.md and docs/configuration.md"
@@ -54,12 +54,13 @@ docs-check: $(READY)
 
 # Without index and host, so that a lock file works with whatever registry pip is configured for.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-header --upgrade pyproject.toml
+	--no-header --upgrade
 
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet uv
-	$(LOCK) --output-file requirements.lock
-	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) pyproject.toml --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) benchmarks/peers/requirements.in --output-file requirements-bench.lock
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -14,7 +14,10 @@ import tempfile
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
@@ -25,7 +28,25 @@ from projector.reference import tag_id
 
 CAMPAIGNS = 100
 SLICE_S = 0.002
+DRAIN_S = 30.0
 WARM_UP_S = 10.0  # from the first total on: before it events pile up, and the broker is still compiling itself
+
+
+class Flow(NamedTuple):
+    """Where events go in and totals come out, and how the program between them is started."""
+
+    kafka: dict[str, Any]
+    input_topic: str
+    kpi_topic: str
+    start: Callable[[], subprocess.Popen[bytes]]
+
+
+class Delays(NamedTuple):
+    """Milliseconds of each event after the warm-up; and how many events were sent in all, and are in totals."""
+
+    found_ms: list[float]
+    sent: int
+    included: int
 
 
 def event(number: int, code: int, campaign: int) -> bytes:
@@ -34,25 +55,29 @@ def event(number: int, code: int, campaign: int) -> bytes:
     return (
         f'{{"msg": "write", "key": ["test", "events", "{key}", null], "gen": 1, "exp": 0, "lut": 0, "bins": ['
         f'{{"name": "event-id", "type": "str", "value": "latency-{number}"}}, '
-        f'{{"name": "event-data", "type": "map", "value": {{"tag": "{tag_id(1, campaign, 1)}", '
+        f'{{"name": "event-data", "type": "map", "value": {{"tag": "{_tag(campaign)}", '
         f'"publisher": "p", "event": "{KINDS[code]}", "geo": [52.3, 4.8], "userAgent": "latency"}}}}]}}'
     ).encode()
 
 
-def measure(target: System, rate: int, seconds: float) -> list[float]:
-    """Latencies in ms of the events sent after the warm-up."""
-    config = configured(None, list(target.settings))
+@cache
+def _tag(campaign: int) -> str:
+    return tag_id(1, campaign, 1)
+
+
+def measure(flow: Flow, rate: int, seconds: float) -> Delays:
+    """Send `rate` events a second, and wait for the totals that include them, after the last one for `DRAIN_S`."""
     sent: dict[tuple[int, str], deque[float]] = defaultdict(deque)
     taken: dict[tuple[int, str], int] = defaultdict(int)
     latencies: list[float] = []
-    done = threading.Event()
+    done, given_up = threading.Event(), threading.Event()
     warm_at = float("inf")
 
     def read() -> None:
         nonlocal warm_at
         consumer = Consumer(
             {
-                **config.kafka,
+                **flow.kafka,
                 "group.id": "latency",
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
@@ -60,9 +85,9 @@ def measure(target: System, rate: int, seconds: float) -> list[float]:
                 "fetch.wait.max.ms": 5,
             }
         )
-        partitions = consumer.list_topics(config.kpi_topic).topics[config.kpi_topic].partitions
-        consumer.assign([TopicPartition(config.kpi_topic, partition, OFFSET_BEGINNING) for partition in partitions])
-        while not done.is_set() or any(sent.values()):
+        partitions = consumer.list_topics(flow.kpi_topic).topics[flow.kpi_topic].partitions
+        consumer.assign([TopicPartition(flow.kpi_topic, partition, OFFSET_BEGINNING) for partition in partitions])
+        while not given_up.is_set() and (not done.is_set() or any(sent.values())):
             message = consumer.poll(0.1)
             if message is None or message.error():
                 continue
@@ -75,29 +100,36 @@ def measure(target: System, rate: int, seconds: float) -> list[float]:
                 taken[key] += 1
                 if at > warm_at:
                     latencies.append((now - at) * 1000)
+        consumer.close()
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    producer = Producer({**config.kafka, "linger.ms": 0})
-    worker = subprocess.Popen(target.command("run", "--slot", "bench-0"), stderr=subprocess.DEVNULL)
+    producer = Producer({**flow.kafka, "linger.ms": 0})
+    worker = flow.start()
+    number = 0
     try:
-        number = 0
         begin = time.monotonic()
         while (now := time.monotonic()) - begin < seconds:
             for _ in range(int((now - begin) * rate) - number):
                 campaign, code = number % CAMPAIGNS + 1, number // CAMPAIGNS % len(KPIS)
                 sent[campaign, KPIS[code]].append(time.monotonic())
-                producer.produce(config.input_topic, event(number, code, campaign))
+                producer.produce(flow.input_topic, event(number, code, campaign))
                 number += 1
             producer.poll(0)
             time.sleep(SLICE_S)
         producer.flush()
         done.set()
-        reader.join(timeout=30)
+        reader.join(timeout=DRAIN_S)
     finally:
+        given_up.set()
         worker.terminate()
         worker.wait()
-    return latencies
+        reader.join()
+    return Delays(latencies, number, sum(taken.values()))
+
+
+def _start(target: System) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(target.command("run", "--slot", "bench-0"), stderr=subprocess.DEVNULL)
 
 
 def main() -> None:
@@ -112,7 +144,9 @@ def main() -> None:
         for target in systems(arguments.pairs, Path(name)):
             target.run("migrate")
             target.run("seed", "--tags", "10")
-            found = sorted(measure(target, arguments.rate, arguments.seconds))
+            config = configured(None, list(target.settings))
+            flow = Flow(config.kafka, config.input_topic, config.kpi_topic, partial(_start, target))
+            found = sorted(measure(flow, arguments.rate, arguments.seconds).found_ms)
             cuts = statistics.quantiles(found, n=100)
             rows.append([target.name, f"{len(found):,}", *(f"{ms:.0f}" for ms in (cuts[49], cuts[98], found[-1]))])
     print(table(("log+store", "events", "p50 ms", "p99 ms", "max ms"), rows))

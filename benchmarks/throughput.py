@@ -71,15 +71,22 @@ def batches(config: Config) -> Iterator[list[bytes]]:
 def ceiling(config: Config) -> dict[str, float]:
     """Consume every record in batches and decode it with msgspec, nothing else."""
     decode = msgspec.json.Decoder(_Record).decode
-    consumed, first, last, first_count = 0, 0.0, 0.0, 0
+    consumed, first, last, first_count, first_cpu_s, last_cpu_s = 0, 0.0, 0.0, 0, 0.0, 0.0
     for values in batches(config):
         for value in values:
             decode(value)
         consumed += len(values)
-        last = time.monotonic()
+        last, last_cpu_s = time.monotonic(), time.process_time()
         if values and not first:
-            first, first_count = last, consumed
-    return {"rate": (consumed - first_count) / (last - first), "events": consumed}
+            first, first_count, first_cpu_s = last, consumed, last_cpu_s
+    counted = consumed - first_count
+    if not counted:
+        raise SystemExit(f"{consumed} events are one batch, and no rate: give more than {config.batch_records}")
+    return {
+        "rate": counted / (last - first),
+        "cpu_us": (last_cpu_s - first_cpu_s) * 1e6 / counted,
+        "events": consumed,
+    }
 
 
 def projector(config: Config) -> dict[str, float]:

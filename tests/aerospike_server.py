@@ -113,6 +113,13 @@ class Server:
         """What an `AerospikeStore` needs to reach this server."""
         return {"hosts": self.hosts, "namespace": self.namespace}
 
+    @property
+    def pid(self) -> int:
+        """Its process. Raises RuntimeError while it does not run."""
+        if self._process is None:
+            raise RuntimeError("the Aerospike server does not run")
+        return self._process.pid
+
     def start(self) -> "Server":
         """Start, and wait until the server takes writes. Raises RuntimeError with the end of its log if it does not."""
         command = ["asd", "--foreground", "--config-file", str(self._config)]

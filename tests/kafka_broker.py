@@ -77,6 +77,13 @@ class Broker:
         cluster = "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
         self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(settings)).wait()
 
+    @property
+    def pid(self) -> int:
+        """Its process. Raises RuntimeError while it does not run."""
+        if self._process is None:
+            raise RuntimeError("the broker does not run")
+        return self._process.pid
+
     def start(self) -> None:
         """Start, and return once it answers. Raises RuntimeError with the end of its log if it does not.
 
