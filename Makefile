@@ -11,7 +11,7 @@ help:
 	@echo "make demo        exact counts through three kill -9, in under a minute"
 	@echo "make test        the tests, in under ten minutes"
 	@echo "make test-long   the full fault lists"
-	@echo "make bench       throughput, latency, archive, rebuild, peers; writes docs/benchmarks.md (hours)"
+	@echo "make bench       all benchmarks; writes docs/performance.md (hours)"
 	@echo "make lint        ruff: rules and format"
 	@echo "make types       mypy --strict"
 	@echo "make docs        write docs/cli.md and docs/configuration.md"

@@ -1,7 +1,8 @@
-"""One report of all results: `python -m benchmarks.report benchmarks/results docs/benchmarks.md`.
+"""One report of all results: `python -m benchmarks.report benchmarks/results docs/performance.md`.
 
 `python -m benchmarks` keeps a JSON file of each benchmark: where and how it ran, its raw figures, what it reports; this
-puts them one after the other. The report is generated: change the benchmarks, not the report.
+puts them one after the other, and after them `notes.md`: what the figures say, what was tried, what was measured once.
+The report is generated: change the benchmarks and the notes, not the report.
 """
 
 import argparse
@@ -14,9 +15,12 @@ from benchmarks.system import table
 NOTE = "<!-- Written by `python -m benchmarks.report` from what the benchmarks measured. Do not edit. -->"
 
 
-def render(results: list[dict[str, Any]]) -> str:
+NOTES = Path(__file__).parent / "notes.md"
+
+
+def render(results: list[dict[str, Any]], notes: str) -> str:
     """The report, as Markdown."""
-    parts = [NOTE, "# Benchmarks"]
+    parts = [NOTE, "# Performance"]
     for result in results:
         parts.append(f"## {result['name']}")
         parts.append(result["about"])
@@ -27,7 +31,7 @@ def render(results: list[dict[str, Any]]) -> str:
             parts.append(f"### {each['title']}")
             parts += [each["note"]] if each["note"] else []
             parts.append(table(each["head"], each["rows"]))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, notes.strip()]) + "\n"
 
 
 def _listed(facts: dict[str, str]) -> str:
@@ -43,7 +47,9 @@ def main() -> None:
     files = sorted(arguments.results.glob("*.json"))
     if not files:
         parser.error(f"{arguments.results} holds no results: run python -m benchmarks")
-    arguments.report.write_text(render([json.loads(file.read_bytes()) for file in files]), encoding="utf-8")
+    arguments.report.write_text(
+        render([json.loads(file.read_bytes()) for file in files], NOTES.read_text("utf-8")), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ def test_the_tables_and_the_report() -> None:
         "began": "then",
     }
     result |= {"ended": "now", "machine": {"cores": "2"}, "versions": {"Python": "3"}}
-    page = render([{**result, "tables": [table._asdict() for table in made]}])
+    page = render([{**result, "tables": [table._asdict() for table in made]}], "## Notes")
+    assert page.endswith("## Notes\n")
     assert "| hand-written loop, plain | 5,000 | 30,000 | 0.01 | 10.00 |" in page
     assert "| hand-written loop, plain | **+900** (3 cells) | - | **+900** (3 cells) |" in page
     assert "| hand-written loop, plain | 2 | 6.0 | 5.0-7.0 |" in page
