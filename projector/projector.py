@@ -37,6 +37,7 @@ COPY_S = 1.0
 REPORT_S = 10.0
 DRAIN_S = 20.0
 PROBE_S = 0.2
+SPEAK_S = 0.2
 LAST_WORDS_MAX = 3  # on leaving; where others go on publishing, they sweep when they get these partitions
 
 
@@ -162,6 +163,8 @@ class Projector(Listener):
             if self._stale or (self._newly_assigned and not self._stays()):
                 return
             if records:
+                if not self._judge:
+                    self._speak()
                 self._queue.append(self._project(records))
             if not self._queue.full:
                 self._follow_up(idle=not records and not self._queue)
@@ -337,6 +340,11 @@ class Projector(Listener):
         if values:
             self._queue.append(Batch(dict(self._positions), self._clock.monotonic(), values))
 
+    def _speak(self) -> None:
+        """Publish what is owed first of all: with many ids the caches take seconds to load, and readers wait."""
+        self._follow_up(idle=False)
+        self._committed_by(self._clock.monotonic() + self._settling.settle_ms / 1000 + SPEAK_S)
+
     def _reached(self) -> Mapping[int, int]:
         """How far each partition was read, past markers."""
         return self.member.positions()
@@ -384,13 +392,19 @@ class Projector(Listener):
 
     def _drain(self, deadline: float) -> None:
         """Commit the whole queue, waiting until it has settled. Raises `Retryable` if it has not at the deadline."""
+        if not self._committed_by(deadline):
+            raise Retryable("the store does not settle: its device does not keep up with the writes")
+
+    def _committed_by(self, deadline: float) -> bool:
+        """Commit what settles until the deadline; whether that was the whole queue."""
         while self._queue:
             self._beat()
             self._commit_settled()
             if self._queue:
                 if self._clock.monotonic() > deadline:
-                    raise Retryable("the store does not settle: its device does not keep up with the writes")
+                    return False
                 self._clock.sleep(max(0.005, min(0.1, min(map(self._settling.ripens_in, self._queue)))))
+        return True
 
     # --- back to the checkpoint
 

@@ -1,17 +1,24 @@
 """The last word: which rows are owed a publication, and when."""
 
+import json
 import random
 from collections.abc import Sequence
 
 import pytest
 
+from projector.config import Config
 from projector.errors import Retryable
 from projector.kpi import ALL_CODES, Value
 from projector.last_word import LastWord
+from projector.log import Message
 from projector.patience import Patience
+from projector.projector import Projector
 from projector.store import Add, AddEntry, Presence, Put, Read, Row, RowKey, Write
+from tests.fault.memory_log import MemoryLog
 from tests.fault.memory_store import MemoryStore
-from tests.fault.simulation import VirtualClock
+from tests.fault.oracle import INPUT, KPI
+from tests.fault.script import IDS, event, prepare
+from tests.fault.simulation import GENERATION, VirtualClock
 
 STATS = {"visits": 1, "impressions": 0, "clicks": 0, "conversions": 0}
 
@@ -165,3 +172,37 @@ def test_a_store_that_does_not_answer_forgets_no_debt() -> None:
     assert word.due(idle=True).keys() == {1}
     assert word.due(idle=True) == {}
     assert word.due(idle=True).keys() == {1}
+
+
+def test_a_worker_that_begins_publishes_before_it_counts() -> None:
+    """After a switch readers have the totals at once, however long the caches take to load."""
+    clock = VirtualClock()
+    store = MemoryStore(lambda: clock.now * 1000, flush_ms=100, settle_ms=300)
+    log = MemoryLog(lambda: clock.now * 1000, random.Random(1))
+    prepare(log, store)
+    clock.sleep(10)
+
+    def worker(epoch: int) -> Projector:
+        made = Projector(log, store, Config(batch_records=2, batch_ms=1), GENERATION, epoch, "a", 0.3, clock=clock)
+        made.join()
+        return made
+
+    def clicks() -> list[tuple[int, int]]:
+        """Of campaign 1, with their epochs."""
+        messages = [json.loads(record.value or b"") for records in log.read(KPI) for record in records]
+        told = [each for each in messages if (each["campaignId"], each["kpi"]) == (1, "clicks")]
+        return [(each["epoch"], each["value"]) for each in told]
+
+    first = worker(1)
+    for _ in range(100):
+        first.turn()
+        clock.sleep(0.1)
+    first.leave()
+    before = clicks()[-1][1]
+    new = event(0, "click", "tag-1").replace(IDS[0].encode(), b"new")
+    log.append([Message(INPUT, None, new, (), 0, 0)])
+    second = worker(2)
+    for _ in range(100):
+        second.turn()
+        clock.sleep(0.1)
+    assert [each for each in dict.fromkeys(clicks()) if each[0] == 2] == [(2, before), (2, before + 1)]
