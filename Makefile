@@ -30,11 +30,12 @@ demo: $(READY)
 	$(BIN)/python demo/demo.py
 
 # Files in their order, the end-to-end ones early: sorted by their number of tests the longest would come last, alone.
+# Three at a time on two cores: most of them wait for brokers, sessions and settling.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-long: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m long
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -15,6 +15,7 @@ from projector.errors import Fatal, Hung, SlotTaken
 from projector.progress import Progress, Sample
 
 BACKOFF_S_MAX = 30.0
+LAST_LINES_S = 2.0
 STEADY_S = 60.0
 TICK_S = 0.1
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class _Worker:
         self.slot = slot
         self._command = [*command, "--slot", slot]
         self._process: subprocess.Popen[str] | None = None
+        self._listener: threading.Thread | None = None
         self._sample = Sample(0, 0, 0, 0, 0, None)
         self._before = Sample(0, 0, 0, 0, 0, 0)
         self._started_at = 0.0
@@ -47,13 +49,16 @@ class _Worker:
         self.start_at = None
         self._started_at = time.monotonic()
         self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
+        self._listener.start()
 
     def ended(self) -> int | None:
-        """The exit code, once, of a process that has ended."""
+        """The exit code, once, of a process that has ended; its last lines are told before."""
         code = self._process.poll() if self._process else None
         if code is not None:
             self._process = None
+            if self._listener:
+                self._listener.join(LAST_LINES_S)  # bounded: a child of the process may hold the pipe open
             self._before = Sample.sum([self._before, self._sample._replace(lag=0)])
             self._sample = Sample(0, 0, 0, 0, 0, 0)
         return code

@@ -144,7 +144,12 @@ def test_watch_shows_what_is_there_then_what_comes(place: Place) -> None:
     """Piped: first the state, each total once, then every change as it comes; an interrupt ends it with 0."""
     append(place.log, [published(6, "clicks", value, 1, value) for value in (1, 2, 3)])
     append(place.log, [published(6, "clicks", 2, 1, 2), published(5, "visits", 1, 1, 1)])
-    watch = subprocess.Popen([*MAIN, "watch", "--json", *place.at], stdout=subprocess.PIPE, text=True)
+    watch = subprocess.Popen(
+        [*MAIN, "watch", "--json", *place.at],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if the tests run in the background
+    )
     try:
         state = [json.loads(line) for line in lines(watch, 2)]
         assert [(each["campaignId"], each["kpi"], each["value"]) for each in state] == [

@@ -71,6 +71,7 @@ def test_a_worker_that_python_itself_ends_is_no_difference(tmp_path: Path, progr
 
 def test_a_worker_with_a_fault_ends_all_with_70(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Through the command line's own frame; its traceback is in the supervisor's log."""
+    caplog.set_level("WARNING", "projector")
     broken = "import projector.config as c; c.load = lambda *_: {}[1]"
     program = f"{broken}\nsys.argv[1:] = ['run', '--slot', sys.argv[3]]\nfrom projector.cli.app import main\nmain()"
     assert supervise(program, tmp_path, ("a",)) == (70, [1])
