@@ -52,6 +52,11 @@ DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PROJECTOR_")}
 
 
+def heed_interrupts() -> None:
+    """In a process to be: tests that run in the background ignore SIGINT, and would pass that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def eventually(check: Callable[[], T], seconds: float = PATIENCE_S) -> T:
     """What `check` returns once it raises no AssertionError; the last of those if that never happens."""
     deadline = time.monotonic() + seconds
@@ -78,6 +83,7 @@ class Worker:
                 stderr=log,
                 cwd=directory,
                 env=ENVIRONMENT,
+                preexec_fn=heed_interrupts,
             )
 
     @property
