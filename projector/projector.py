@@ -37,6 +37,7 @@ COPY_S = 1.0
 REPORT_S = 10.0
 DRAIN_S = 20.0
 PROBE_S = 0.2
+SHARED_S = 1.0
 SPEAK_S = 0.2
 LAST_WORDS_MAX = 3  # on leaving; where others go on publishing, they sweep when they get these partitions
 
@@ -125,6 +126,7 @@ class Projector(Listener):
                 self.join()
             except Retryable as error:
                 self._report(error)
+                progress()
         if not self._member:
             return
         try:
@@ -156,14 +158,14 @@ class Projector(Listener):
                 self._return_to_checkpoint()
             if self._newly_assigned and not self._stays():
                 return
-            if not (self._behind and self._queue.below_half):
+            if not self._spares_a_transaction():
                 self._commit_settled()
             records = self._poll()
             self._behind = len(records) >= self._config.batch_records
             if self._stale or (self._newly_assigned and not self._stays()):
                 return
             if records:
-                if not self._judge:
+                if self._last_word and not self._judge:
                     self._speak()
                 self._queue.append(self._project(records))
             if not self._queue.full:
@@ -174,6 +176,13 @@ class Projector(Listener):
             self._drop_queue(error)
         except Retryable as error:
             self._drop_queue(error)
+
+    def _spares_a_transaction(self) -> bool:
+        """Whether what has settled waits for more; never for long, or a worker that often fails would not get on."""
+        oldest_at = self._queue.oldest_at
+        settled_at = self._clock.monotonic() - self._settling.settle_ms / 1000
+        young = oldest_at is None or settled_at - oldest_at < SHARED_S
+        return self._behind and young and self._queue.below_half
 
     def _stays(self) -> bool:
         """Whether it is admitted after an assignment; if not, nothing of the queue is committed. Raises `Retryable`."""

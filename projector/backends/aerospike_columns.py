@@ -45,7 +45,7 @@ def unpacked(names: Sequence[str], expected: Mapping[str, type], held: Mapping[s
     try:
         for name, kind in expected.items():
             bins[name] = columns(bins[name]) if kind is Columns else _whole_numbers(bins[name], kind)
-    except (ValueError, msgspec.MsgspecError):
+    except (ValueError, LookupError, msgspec.MsgspecError):
         return None
     return bins
 

@@ -84,7 +84,7 @@ def test_quarantine_after_kills(pipeline: Pipeline) -> None:
     for _ in range(2):
         before = pipeline.committed()
         pipeline.produce(pipeline.traffic.take(3_000, shares))
-        worker = pipeline.start("--slot", "a", batch_records=100)
+        worker = pipeline.start("--slot", "a", batch_records=20)
         pipeline.wait_committed(before + 1, worker)
         pipeline.freeze_in_transaction(worker)
         worker.kill()

@@ -1,7 +1,8 @@
 """The queue of applied batches."""
 
 import random
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import count, pairwise
 
 import pytest
 
@@ -9,11 +10,13 @@ from projector import batch
 from projector.balance import Totals
 from projector.batch import BATCHES_MAX, Batch, Queue
 from projector.config import Config
-from projector.log import Message, Offset
+from projector.errors import Retryable
+from projector.judge import Verdicts
+from projector.log import Message, Offset, Record
 from projector.projector import Projector
 from tests.fault.memory_log import MemoryLog
 from tests.fault.memory_store import MemoryStore
-from tests.fault.oracle import INPUT
+from tests.fault.oracle import INPUT, KPI, QUARANTINE
 from tests.fault.script import event, prepare
 from tests.fault.simulation import GENERATION, VirtualClock
 
@@ -142,3 +145,43 @@ def test_a_queue_that_was_full_is_filled_again_at_once() -> None:
         clock.sleep(0.01)
         assert clock.now - began < 2 * (200 / 20) * 0.3
     assert pauses > 10
+
+
+def test_a_backlog_gets_on_although_calls_fail_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has settled is committed within a second or so, not only when half a queue has come together."""
+    clock = VirtualClock()
+    store = MemoryStore(lambda: clock.now * 1000, flush_ms=0, settle_ms=0)
+    log = MemoryLog(lambda: clock.now * 1000, Greedy(1))
+    prepare(log, store)
+    log.append([Message(INPUT, None, event(number % 8, "click", "tag-1"), (), 0, 0) for number in range(60)])
+    worker = Projector(log, store, Config(batch_records=2, batch_ms=1), GENERATION, 1, "a", 0.0, clock=clock)
+    worker.join()
+    judge, calls = worker._judge.judge, count(1)
+
+    def slow(records: Sequence[Record]) -> Verdicts:
+        clock.sleep(1)
+        if next(calls) % 4 == 0:
+            raise Retryable("overloaded")
+        return judge(records)
+
+    monkeypatch.setattr(worker._judge, "judge", slow)
+    for _ in range(80):
+        worker.turn()
+    assert log.offsets[0].offset == log.ends(INPUT)[0]
+
+
+def test_records_that_nothing_is_cached_for_do_not_wait_for_each_other() -> None:
+    """Unknown tags are asked for every time: that is no beginning, before which rows are to be published."""
+    clock = VirtualClock()
+    store = MemoryStore(lambda: clock.now * 1000, flush_ms=100, settle_ms=300)
+    log = MemoryLog(lambda: clock.now * 1000, Greedy(1))
+    for topic in (INPUT, KPI, QUARANTINE):
+        log.create_topic(topic, 1, {})
+    log.append([Message(INPUT, None, event(0, "click", "no such tag"), (), 0, 0)] * 200)
+    worker = Projector(log, store, Config(batch_records=2, batch_ms=1), GENERATION, 1, "a", 0.3, clock=clock)
+    worker.join()
+    began = clock.now
+    while 0 not in log.offsets or log.offsets[0].offset < log.ends(INPUT)[0]:
+        worker.turn()
+        clock.sleep(0.01)
+    assert clock.now - began < 200 / 2 * 0.1
