@@ -56,7 +56,7 @@ def test_the_last_word_of_the_dead(pipeline: Pipeline) -> None:
 
 def test_zombie(pipeline: Pipeline) -> None:
     """Stopped inside a transaction until another worker has its partitions, then continued: it joins again."""
-    workers = {slot: pipeline.start("--slot", slot, batch_records=100, **SHORT) for slot in "ab"}
+    workers = {slot: pipeline.start("--slot", slot, batch_records=20, **SHORT) for slot in "ab"}
     wait_until(lambda: len(pipeline.members()) == 2, "both are members", *workers.values())
     for zombie in workers.values():
         feed = pipeline.feed(3_000, pipeline.traffic.take(9_000))
@@ -77,7 +77,7 @@ def test_zombie(pipeline: Pipeline) -> None:
 def test_zombie_whose_slot_is_taken(pipeline: Pipeline) -> None:
     """Stopped inside a transaction until a new process has its slot, then continued: exit 8, nothing of it counts."""
     pipeline.produce(pipeline.traffic.take(20_000))
-    zombie = pipeline.start("--slot", "a", batch_records=100)
+    zombie = pipeline.start("--slot", "a", batch_records=20)
     pipeline.freeze_in_transaction(zombie)
     heir = pipeline.start("--slot", "a")
     pipeline.wait_caught_up(heir)

@@ -68,7 +68,7 @@ def test_kill_in_a_transaction(pipeline: Pipeline) -> None:
     before = 0
     for _ in range(3):
         pipeline.produce(pipeline.traffic.take(10_000))
-        worker = pipeline.start("--slot", "a", batch_records=100)
+        worker = pipeline.start("--slot", "a", batch_records=20)
         pipeline.wait_committed(before + 1, worker)
         pipeline.freeze_in_transaction(worker)
         worker.kill()

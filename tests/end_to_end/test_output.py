@@ -59,7 +59,7 @@ def test_readers_while_workers_die(pipeline: Pipeline) -> None:
     for _ in range(3):
         before = pipeline.committed()
         pipeline.produce(pipeline.traffic.take(12_000))
-        worker = pipeline.start("--slot", "a", batch_records=100)
+        worker = pipeline.start("--slot", "a", batch_records=20)
         pipeline.wait_committed(before + 1, worker)
         pipeline.freeze_in_transaction(worker)
         worker.kill()
