@@ -13,7 +13,7 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -40,21 +40,16 @@ main()
 
 
 def free_port(ports: int = 1) -> int:
-    """The first of so many ports that nobody uses."""
+    """The first of so many ports that nobody uses; below those that the system gives to whoever connects."""
     while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            others = [socket.socket() for _ in range(ports - 1)]
+        first = random.SystemRandom().randrange(12_000, 20_000)
+        with ExitStack() as bound:
             try:
-                for n, other in enumerate(others):
-                    other.bind(("127.0.0.1", port + 1 + n))
-                return port
+                for port in range(first, first + ports):
+                    bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
-            finally:
-                for other in others:
-                    other.close()
+            return first
 
 
 class Place:
