@@ -6,7 +6,6 @@
 import atexit
 import ctypes
 import os
-import random
 import shutil
 import signal
 import socket
@@ -17,9 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_ports
+
 NOT_EXERCISED = "the Aerospike backend was NOT exercised: set AEROSPIKE_HOSTS, or put the server (asd) on the PATH"
 START_S = 30.0
-PORTS = range(20_000, 32_000)  # below the ephemeral range, so that nobody takes them while the server is down
 PR_SET_PDEATHSIG = 1
 
 CONFIG = """\
@@ -89,7 +89,7 @@ class Server:
         self._directory = Path(tempfile.mkdtemp(prefix="aerospike-"))
         (self._directory / "lua").mkdir()
         (self._directory / "smd").mkdir()
-        ports = _free_ports(4)
+        ports = free_ports(4)
         self.hosts = f"127.0.0.1:{ports[0]}"
         self._port = ports[0]
         storage = MEMORY
@@ -212,20 +212,6 @@ def _shared() -> Server:
     server = Server()
     atexit.register(server.remove)
     return server.start()
-
-
-def _free_ports(count: int) -> list[int]:
-    ports: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as candidate:
-            try:
-                candidate.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise RuntimeError("no free ports")
 
 
 def _die_with_parent() -> None:

@@ -14,7 +14,8 @@ from projector.errors import Fenced, OffsetsGone, Refused, Retryable, SlotTaken
 from projector.log import Member, Message, Offset, Record
 from projector.patience import checkpoint_patiently
 from tests.contract.test_log import Partitions, assigned, everything, fill, join, polled
-from tests.kafka_broker import Broker, bootstrap, free_ports
+from tests.kafka_broker import Broker, bootstrap
+from tests.ports import free_ports
 
 WAIT_S = 60
 

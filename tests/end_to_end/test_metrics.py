@@ -13,7 +13,7 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ from projector.seed import seed
 from projector.store import Read, RowKey
 from tests.end_to_end.harness import Pipeline, Worker, wait_until
 from tests.end_to_end.traffic import CLEAN, CONNECTOR, DELETE, Traffic
+from tests.ports import free_ports
 
 TAGS = 20
 BOUND_S = 2.0
@@ -37,19 +38,6 @@ health.STUCK_S, lag.LOOK_S = {BOUND_S}, 0.1
 main()
 """
 """The program, but that it calls a worker stuck sooner, so that a test need not wait."""
-
-
-def free_port(ports: int = 1) -> int:
-    """The first of so many ports that nobody uses; below those that the system gives to whoever connects."""
-    while True:
-        first = random.SystemRandom().randrange(12_000, 20_000)
-        with ExitStack() as bound:
-            try:
-                for port in range(first, first + ports):
-                    bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return first
 
 
 class Place:
@@ -154,7 +142,7 @@ def test_numbers_are_the_truth(place: Place) -> None:
         ("rejected", "bad-tag"): 1,
     }
     place.append(good + odd)
-    port = free_port()
+    port = free_ports(1)[0]
     worker = place.start("--metrics-port", str(port), "--set", "batch_records=500")
     worker.wait_said(f"http://127.0.0.1:{port}")
     seen = [0.0]
@@ -193,7 +181,7 @@ def test_numbers_are_the_truth(place: Place) -> None:
 
 def test_stuck_and_idle(place: Place) -> None:
     """Idle for longer than the bound is fine; with records to go and a store that takes no write it is stuck."""
-    port = free_port()
+    port = free_ports(1)[0]
     worker = place.start("--metrics-port", str(port), program=IMPATIENT)
     place.append(place.traffic.take(100, CLEAN))
     wait_until(lambda: records(scrape(port)).get(("counted", "")) == 100, "all is counted", worker)
@@ -222,7 +210,7 @@ def test_not_ready_before_it_has_partitions(place: Place) -> None:
     """A worker whose supervisor lets it wait for the slot of another lives, and is not ready."""
     first = place.start("--slot", "a")
     first.wait_said("assigned partitions")
-    port = free_port()
+    port = free_ports(1)[0]
     with closing(sqlite3.connect(place.config.file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         second = place.start("--slot", "a", "--metrics-port", str(port))
@@ -236,7 +224,7 @@ def test_not_ready_before_it_has_partitions(place: Place) -> None:
 
 def test_each_worker_has_its_port(place: Place) -> None:
     """Under a supervisor worker k serves at the port and k, and says so."""
-    port = free_port(2)
+    port = free_ports(2)[0]
     worker = place.start("--workers", "1", "--metrics-port", str(port))
     worker.wait_said(f"-0: metrics, livez and readyz at http://127.0.0.1:{port}")
     place.append(place.traffic.take(50, CLEAN))
@@ -246,7 +234,7 @@ def test_each_worker_has_its_port(place: Place) -> None:
 
 def test_workers_add_up(pipeline: Pipeline) -> None:
     """On Kafka: two workers share the partitions and the records; what one loses, with its life, the other shows."""
-    port = free_port(2)
+    port = free_ports(2)[0]
     slots = {slot: pipeline.start("--slot", slot, "--metrics-port", str(port + n)) for n, slot in enumerate("ab")}
     ports = (port, port + 1)
 
@@ -274,7 +262,7 @@ def test_workers_add_up(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize("options", [(), ("--workers", "2")])
 def test_a_port_that_is_taken_stops_at_once(place: Place, options: tuple[str, ...]) -> None:
     """One line that names it, exit code 2, nothing started; with workers also where it is the second one's."""
-    first = free_port(2)
+    first = free_ports(2)[0]
     number = first + 1 if options else first
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", number))
@@ -288,7 +276,7 @@ def test_a_port_that_is_taken_stops_at_once(place: Place, options: tuple[str, ..
 
 def test_an_address_that_is_not_ours(place: Place) -> None:
     """Named as such."""
-    worker = place.start("--metrics-port", str(free_port()), "--metrics-address", "192.0.2.1")
+    worker = place.start("--metrics-port", str(free_ports(1)[0]), "--metrics-address", "192.0.2.1")
     worker.ends(2)
     (line,) = worker.said.splitlines()
     assert line.startswith("error: metrics cannot be served at 192.0.2.1, ")
