@@ -8,6 +8,7 @@ them with what is kept of the others; what stands after `--` goes to the one ben
 
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ def measured(name: str, options: Sequence[str]) -> None:
     file = RESULTS / f"{NAMES.index(name)}-{name}.json"
     words = ["-m", f"benchmarks.{name}", *options]
     if name == "peers":
-        subprocess.run([sys.executable, *words, "--json", str(file)], check=True)
+        subprocess.run([sys.executable, *words, "--json", os.path.relpath(file)], check=True)
         return
     began = datetime.now(UTC)
     done = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True)
