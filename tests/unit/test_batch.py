@@ -109,15 +109,22 @@ def test_a_worker_reads_no_more_while_its_queue_is_full() -> None:
     assert {partition: each.offset for partition, each in log.offsets.items()} == log.ends(INPUT)
 
 
-def test_batches_of_a_backlog_share_a_transaction() -> None:
-    """While every poll fills its batch the queue is let grow to its half; what is left at the end is not kept back."""
+def behind(records: int, settle_s: float) -> tuple[VirtualClock, MemoryLog, Projector]:
+    """A worker with a backlog; its polls fill their batches of two."""
     clock = VirtualClock()
-    store = MemoryStore(lambda: clock.now * 1000, flush_ms=0, settle_ms=0)
+    store = MemoryStore(lambda: clock.now * 1000, flush_ms=100 if settle_s else 0, settle_ms=round(settle_s * 1000))
     log = MemoryLog(lambda: clock.now * 1000, Greedy(1))
     prepare(log, store)
-    log.append([Message(INPUT, None, event(number % 8, "click", "tag-1"), (), 0, 0) for number in range(31)])
-    worker = Projector(log, store, Config(batch_records=2, batch_ms=1), GENERATION, 1, "a", 0.0, clock=clock)
+    log.append([Message(INPUT, None, event(number % 8, "click", "tag-1"), (), 0, 0) for number in range(records)])
+    clock.sleep(10)
+    worker = Projector(log, store, Config(batch_records=2, batch_ms=1), GENERATION, 1, "a", settle_s, clock=clock)
     worker.join()
+    return clock, log, worker
+
+
+def test_batches_of_a_backlog_share_a_transaction() -> None:
+    """While every poll fills its batch the queue is let grow to its half; what is left at the end is not kept back."""
+    clock, log, worker = behind(31, 0.0)
     committed: list[int] = []
     for _ in range(40):
         worker.turn()
@@ -130,14 +137,7 @@ def test_batches_of_a_backlog_share_a_transaction() -> None:
 
 def test_a_queue_that_was_full_is_filled_again_at_once() -> None:
     """A client that may read on after a pause takes a second to do so by itself; the worker does not wait for that."""
-    clock = VirtualClock()
-    store = MemoryStore(lambda: clock.now * 1000, flush_ms=100, settle_ms=300)
-    log = MemoryLog(lambda: clock.now * 1000, Greedy(1))
-    prepare(log, store)
-    log.append([Message(INPUT, None, event(number % 8, "click", "tag-1"), (), 0, 0) for number in range(200)])
-    clock.sleep(10)
-    worker = Projector(log, store, Config(batch_records=2, batch_ms=1), GENERATION, 1, "a", 0.3, clock=clock)
-    worker.join()
+    clock, log, worker = behind(200, 0.3)
     began, pauses = clock.now, 0
     while log.offsets.get(0, Offset(0, "")).offset < log.ends(INPUT)[0]:
         worker.turn()
@@ -149,13 +149,7 @@ def test_a_queue_that_was_full_is_filled_again_at_once() -> None:
 
 def test_a_backlog_gets_on_although_calls_fail_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has settled is committed within a second or so, not only when half a queue has come together."""
-    clock = VirtualClock()
-    store = MemoryStore(lambda: clock.now * 1000, flush_ms=0, settle_ms=0)
-    log = MemoryLog(lambda: clock.now * 1000, Greedy(1))
-    prepare(log, store)
-    log.append([Message(INPUT, None, event(number % 8, "click", "tag-1"), (), 0, 0) for number in range(60)])
-    worker = Projector(log, store, Config(batch_records=2, batch_ms=1), GENERATION, 1, "a", 0.0, clock=clock)
-    worker.join()
+    clock, log, worker = behind(60, 0.0)
     judge, calls = worker._judge.judge, count(1)
 
     def slow(records: Sequence[Record]) -> Verdicts:
