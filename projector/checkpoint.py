@@ -1,12 +1,12 @@
 """Where a worker starts: the checkpoint, as Kafka has it, held against the topic and against the copy in the store."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from projector.balance import Totals, parse_totals
 from projector.errors import OffsetsGone, Retryable
 from projector.generation import Generation
-from projector.log import Offset
+from projector.log import Log, Member, Offset
 from projector.patience import Patience
 from projector.store import Outcome, Presence, Put, Read, RowKey, Store, Write
 
@@ -93,3 +93,42 @@ def start(
             )
         return Start(head, totals, recorded=False)
     return Start(committed.offset, totals, recorded)
+
+
+class Starts:
+    """Where a member starts the partitions that it is assigned."""
+
+    def __init__(
+        self, log: Log, topic: str, copies: Copies, patience: Patience, *, accept_head: bool, restore: bool
+    ) -> None:
+        """`accept_head`, `restore`: see `start`."""
+        self._log = log
+        self._topic = topic
+        self._copies = copies
+        self._patience = patience
+        self._accept_head = accept_head
+        self._restore = restore
+
+    def __call__(self, member: Member, partitions: Sequence[int]) -> dict[int, Start]:
+        """Where these partitions start. Raises `OffsetsGone`, `Retryable`, `Fenced`."""
+        if not partitions:
+            return {}
+        committed = self._patience(lambda: member.committed(partitions))
+        missing = [partition for partition in partitions if committed.get(partition) is None]
+        copies = self._copies.read(missing) if missing else {}
+        if copies:
+            # Another worker may have made the first checkpoint in between: a copy is always the younger one.
+            committed = self._patience(lambda: member.committed(partitions))
+        heads, ends = self._patience(lambda: (self._log.heads(self._topic), self._log.ends(self._topic)))
+        return {
+            partition: start(
+                partition,
+                committed.get(partition),
+                copies.get(partition),
+                heads[partition],
+                ends[partition],
+                self._accept_head,
+                self._restore,
+            )
+            for partition in partitions
+        }

@@ -18,7 +18,7 @@ from operator import itemgetter
 from projector import kpi
 from projector.balance import Totals, total
 from projector.batch import Batch, Queue
-from projector.checkpoint import Copies, Start, start
+from projector.checkpoint import Copies, Start, Starts
 from projector.clock import Clock
 from projector.config import Config
 from projector.errors import Fatal, Fenced, InDoubt, Retryable
@@ -76,8 +76,6 @@ class Projector(Listener):
         self._generation = generation
         self._epoch = epoch
         self._slot = slot
-        self._accept_head = accept_head
-        self._restore_checkpoint = restore_checkpoint
         self._admitted = admitted
         self._beat = beat
         self._clock = clock
@@ -88,6 +86,14 @@ class Projector(Listener):
             store, generation.campaigns, self._patience, config.republish_ms / 1000, clock.monotonic
         )
         self._copies = Copies(store, generation, self._patience)
+        self._start = Starts(
+            log,
+            config.input_topic,
+            self._copies,
+            self._patience,
+            accept_head=accept_head,
+            restore=restore_checkpoint,
+        )
         self._copied_at = float("-inf")
         self._to_copy: dict[int, Offset] = {}
         self._queue = Queue(config.batch_records)
@@ -459,28 +465,7 @@ class Projector(Listener):
 
     def _starts(self, partitions: Sequence[int]) -> dict[int, Start]:
         """Where these partitions start; one that never had a checkpoint gets its first with the next transaction."""
-        if not partitions:
-            return {}
-        topic = self._config.input_topic
-        committed = self._patience(lambda: self.member.committed(partitions))
-        missing = [partition for partition in partitions if committed.get(partition) is None]
-        copies = self._copies.read(missing) if missing else {}
-        if copies:
-            # Another worker may have made the first checkpoint in between: a copy is always the younger one.
-            committed = self._patience(lambda: self.member.committed(partitions))
-        heads, ends = self._patience(lambda: (self._log.heads(topic), self._log.ends(topic)))
-        starts = {
-            partition: start(
-                partition,
-                committed.get(partition),
-                copies.get(partition),
-                heads[partition],
-                ends[partition],
-                self._accept_head,
-                self._restore_checkpoint,
-            )
-            for partition in partitions
-        }
+        starts = self._start(self.member, partitions)
         self._positions.update({partition: (begin.offset, begin.totals) for partition, begin in starts.items()})
         self.metrics.assigned({partition: begin.offset for partition, begin in starts.items()})
         first = {partition: self._positions[partition] for partition, begin in starts.items() if not begin.recorded}
