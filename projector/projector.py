@@ -100,6 +100,8 @@ class Projector(Listener):
         self.metrics.attach(self._queue, self._judge.held)
         self._positions: dict[int, tuple[int, Totals | None]] = {}
         """Per owned partition the next offset and the totals, as after the last batch of the queue."""
+        self._taken: dict[int, int] = {}
+        """How far each partition was ever read: the rows may hold that much, committed or not."""
         self._stale = False
         """The positions must be taken from the checkpoint before anything else."""
         self._paused = False
@@ -114,7 +116,7 @@ class Projector(Listener):
         self._reported_at = float("-inf")
         self._probed_at = float("-inf")
         self._ends: Mapping[int, int] = {}
-        """Where `until_end` stops."""
+        """Where `until_end` stops, and who leaves."""
         self._member: Member | None = None
 
     # --- the life of a worker
@@ -176,12 +178,8 @@ class Projector(Listener):
                 self._queue.append(self._project(records))
             if not self._queue.full:
                 self._follow_up(idle=not records and not self._queue)
-        except Fenced as error:
-            self.metrics.fenced += 1
-            self._producer_dead = True
-            self._drop_queue(error)
-        except Retryable as error:
-            self._drop_queue(error)
+        except (Fenced, Retryable) as error:
+            self._go_back(error)
 
     def _spares_a_transaction(self) -> bool:
         """Whether what has settled waits for more; never for long, or a worker that often fails would not get on."""
@@ -228,10 +226,19 @@ class Projector(Listener):
         return sum(max(0, ends.get(p, 0) - position) for p, (position, _) in self._positions.items())
 
     def leave(self) -> None:
-        """Commit what is in hand, as far as that is possible within a bounded time, and leave the group in order."""
+        """Commit what is in the rows, as far as a bounded time allows, and leave the group in order."""
         self._beat()
+        deadline = self._clock.monotonic() + DRAIN_S
+        self._ends = dict(self._taken)
+        while not self._gave_all(deadline) and not self.dismissed and self._clock.monotonic() < deadline:
+            # A dropped queue is in the rows and has no verdict in the checkpoint: read it again, and nothing more.
+            self.turn()
+            self._clock.sleep(0.01)
+        self.member.leave()
+
+    def _gave_all(self, deadline: float) -> bool:
+        """Commit the queue and say the last words; whether nothing of what was ever read is left to commit."""
         try:
-            deadline = self._clock.monotonic() + DRAIN_S
             self._drain(deadline)
             for _ in range(LAST_WORDS_MAX):
                 # Stale: records of a dropped queue were polled, so positions are past what has a verdict.
@@ -242,8 +249,10 @@ class Projector(Listener):
             self._copied_at = float("-inf")
             self._copy_checkpoint()
         except (Fenced, Retryable) as error:
-            self._drop_queue(error)
-        self.member.leave()
+            self._go_back(error)
+        return not self._stale and all(
+            position >= self._taken.get(partition, 0) for partition, (position, _) in self._positions.items()
+        )
 
     # --- one batch
 
@@ -262,7 +271,7 @@ class Projector(Listener):
         return self.member.poll(self._config.batch_records, max(1, int(wait_s * 1000)))
 
     def _at_end(self) -> bool:
-        """With `until_end`: nothing more is to be polled, so that no new last word is owed while others send."""
+        """Nothing more is to be polled: it leaves, or `until_end` would owe new last words while others send."""
         return bool(self._ends) and all(
             position >= self._ends.get(partition, 0) for partition, (position, _) in self._positions.items()
         )
@@ -270,13 +279,15 @@ class Projector(Listener):
     def _project(self, records: Sequence[Record]) -> Batch:
         """Decode, resolve, fold and apply; positions and totals as they stand after it."""
         consumed = Counter(map(itemgetter(0), records))
+        last = dict(zip(map(itemgetter(0), records), records, strict=True))
+        for partition, record in last.items():
+            self._taken[partition] = max(self._taken.get(partition, 0), record.offset + 1)
         self._take_incarnation()
         began = self._clock.monotonic()
         verdicts = self._judge.judge(records)
         answered_at = self._clock.monotonic()
         self.metrics.batch_seconds.observe(answered_at - began)
         positions: dict[int, tuple[int, Totals | None]] = {}
-        last = dict(zip(map(itemgetter(0), records), records, strict=True))
         for partition, count in consumed.items():
             added = verdicts.totals[partition]
             if not count == added.consumed == added.judged:
@@ -384,12 +395,8 @@ class Projector(Listener):
         """Commit every batch, then give the partitions up."""
         try:
             self._drain(self._clock.monotonic() + DRAIN_S)
-        except Fenced as error:
-            self.metrics.fenced += 1
-            self._producer_dead = True
-            self._drop_queue(error)
-        except Retryable as error:
-            self._drop_queue(error)
+        except (Fenced, Retryable) as error:
+            self._go_back(error)
         self._give_up(partitions)
         logger.info("revoked partitions %s", sorted(partitions))
 
@@ -422,6 +429,12 @@ class Projector(Listener):
         return True
 
     # --- back to the checkpoint
+
+    def _go_back(self, error: Fenced | Retryable) -> None:
+        if isinstance(error, Fenced):
+            self.metrics.fenced += 1
+            self._producer_dead = True
+        self._drop_queue(error)
 
     def _drop_queue(self, error: Exception) -> None:
         """Nothing that waits will be committed; what was to be published is owed."""

@@ -21,8 +21,10 @@ FIVE_MINUTES = {"kafka__session__timeout__ms": 300_000, "kafka__max__poll__inter
 
 
 def _two(pipeline: Pipeline, *options: str) -> Worker:
-    """A supervisor whose two workers are members of the group."""
+    """A supervisor whose two workers have their partitions: no rebalance is under way."""
     supervisor = pipeline.start("--workers", "2", *options, batch_records=200, **FIVE_MINUTES)
+    begun = [f"{slot}: assigned partitions" for slot in SLOTS]
+    wait_until(lambda: all(text in supervisor.said for text in begun), "both have partitions", supervisor)
     wait_until(lambda: pipeline.members() == [f"{pipeline.group}-{s}" for s in SLOTS], "both are members", supervisor)
     assert sorted(pipeline.supervised()) == SLOTS
     return supervisor

@@ -64,7 +64,7 @@ class Script:
     def __init__(self, clock: Clock, at: int = -1, fate: Fate = Fate.FINE) -> None:
         self._clock = clock
         self._at = at
-        self._fate = fate
+        self.struck = fate
         self.calls: list[str] = []
         self.strike: Callable[[], None] = lambda: None
         """What else happens at that call."""
@@ -81,7 +81,7 @@ class Script:
         if len(self.calls) - 1 != self._at:
             return Fate.FINE
         self.strike()
-        return self._fate
+        return self.struck
 
 
 class Run:
@@ -120,6 +120,8 @@ class Run:
                 if stop_at_fault and self._script.happened:
                     stop_at_fault = False
                     worker.leave()
+                    if self._script.struck in (Fate.FAIL_BEFORE, Fate.FAIL_AFTER):  # else a write of another is there
+                        even(self._log, self._store)
                     worker = None
                 elif worker.finished(ends):
                     worker.leave()
@@ -128,6 +130,14 @@ class Run:
                 # A turn mends what is Retryable; what escapes is of join and leave.
                 worker = None
         raise AssertionError("rest is not reached")
+
+
+def even(log: Log, store: Store) -> None:
+    """The checkpoint has a verdict for whatever the rows hold, and for nothing more."""
+    checkpoint = log.checkpoint("projector", INPUT).values()
+    counted = sum(json.loads(offset.metadata)["counted"] for offset in checkpoint)
+    rows = store.read([Read(RowKey("campaigns", campaign), ("stats",)) for campaign in CAMPAIGNS.values()])
+    assert counted == sum(sum(row.bins["stats"].values()) for row in rows if row)
 
 
 def recount(log: Log, store: Store) -> None:
