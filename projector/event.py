@@ -29,7 +29,7 @@ from itertools import accumulate
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 KINDS = ("visit", "impression", "click", "conversion")
 """Kind of an event by its code."""
@@ -92,32 +92,37 @@ def spelled(event_id: bytes | str) -> str:
 
 
 class Decoder:
-    """Decodes the values of one topic. Both paths give the same answer; the fast one may decline."""
+    """Decodes the values of one topic. Fast paths give the same answer as `decode_any`, or decline."""
 
     def __init__(self, source_set: str) -> None:
         """`source_set`: the set that edge rows are written to."""
         self._source_set = source_set
-        self._decode_usual = msgspec.json.Decoder(_Usual).decode
+        self._read_listed = msgspec.json.Decoder(_Listed).decode
+        self._read_flat = msgspec.json.Decoder(_Flat).decode
+        self._usual, self._other = self.decode_listed, self.decode_flat
 
     def decode(self, value: bytes | None) -> Event | Unfit:
         """The event in a record's value, or why there is none. Raises nothing, whatever the bytes are."""
-        return self.decode_usual(value) or self.decode_any(value)
+        event = self._usual(value)
+        if event is None:
+            event = self._other(value)
+            if event is None:
+                return self.decode_any(value)
+            self._usual, self._other = self._other, self._usual  # a topic has one form
+        return event
 
-    def decode_usual(self, value: bytes | None) -> Event | None:
+    def decode_listed(self, value: bytes | None) -> Event | None:
         """The fast path: a good event in the `json` form with no bins but our own. None: ask `decode_any`."""
         if value is None or (len(value) > 2 * DEPTH_MAX and _brackets(value) > DEPTH_MAX):
             return None
         try:
             if not value.isascii():
                 value.decode()  # msgspec does not look at strings that it skips
-            record = self._decode_usual(value)
+            record = self._read_listed(value)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
-        event_id: Any
-        data: Any
-        tag: Any
-        kind: Any
         bins = record.bins
+        _, set_name, digest, _ = record.key
         if len(bins) == 5 and (
             type(bins[0]) is _IdBin
             and type(bins[1]) is _DataBin
@@ -125,21 +130,35 @@ class Decoder:
             and type(bins[3]) is _SourceBin
             and type(bins[4]) is _TypeBin
         ):  # in the connector's order, nothing has to be sorted out
-            event_id, data, tag, kind = bins[0].value, bins[1].value, bins[2].value, bins[4].value
-        else:
-            found: dict[type, Any] = {type(each): each.value for each in bins}
-            if len(found) < len(bins) or not bins:  # a name that comes again is left to `decode_any`
-                return None
-            event_id, data, tag, kind = map(found.get, (_IdBin, _DataBin, _TagBin, _TypeBin))
+            return self._usual_event(set_name, bins[0].value, bins[1].value, bins[2].value, bins[4].value)
+        found: dict[type, Any] = {type(each): each.value for each in bins}
+        if len(found) < len(bins) or not bins:  # a name that comes again is left to `decode_any`
+            return None
+        event_id, data, tag, kind = map(found.get, (_IdBin, _DataBin, _TagBin, _TypeBin))
+        return self._usual_event(set_name, digest if event_id is None else event_id, data, tag, kind)
+
+    def decode_flat(self, value: bytes | None) -> Event | None:
+        """The same for the `flat-json` form, under the key "metadata" and with all our bins."""
+        if value is None or (len(value) > 2 * DEPTH_MAX and _brackets(value) > DEPTH_MAX):
+            return None
+        # No key may come twice, in no spelling: five different ones are there that begin so, and no others.
+        if b"\\" in value or value.count(b'"event-') != 5 or value.count(b'"metadata"') != 1:
+            return None
+        try:
+            if not value.isascii():
+                value.decode()
+            record = self._read_flat(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        return self._usual_event(record.metadata.set, record.id, record.data, record.tag, record.type)
+
+    def _usual_event(self, set_name: Any, event_id: Any, data: Any, tag: Any, kind: Any) -> Event | None:
         if data is not None:
             if data.tag is not UNSET:
                 tag = data.tag
             if data.event is not UNSET:
                 kind = data.event
         code = _CODES.get(kind)
-        _, set_name, digest, _ = record.key
-        if event_id is None:
-            event_id = digest
         key: Any = _uuid_bytes(event_id)
         if key is None and _is_id(event_id):
             key = event_id
@@ -258,10 +277,26 @@ class _TypeBin(Struct, tag_field="name", tag=_TYPE, gc=False):
     value: str
 
 
-class _Usual(Struct, gc=False):
+class _Listed(Struct, gc=False):
     msg: Literal["write"]
     key: tuple[str, str, str, str | None]
     bins: list[_IdBin | _DataBin | _TagBin | _SourceBin | _TypeBin]
+
+
+class _Metadata(Struct, gc=False):
+    msg: Literal["write"]
+    namespace: str
+    set: str
+    digest: str
+
+
+class _Flat(Struct, gc=False, forbid_unknown_fields=True):
+    metadata: _Metadata
+    id: str = field(name=_ID)
+    data: _Data = field(name=_DATA)
+    tag: str = field(name=_TAG)
+    source: str = field(name=_SOURCE)
+    type: str = field(name=_TYPE)
 
 
 # --- any record

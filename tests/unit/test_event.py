@@ -72,8 +72,36 @@ def test_these_are_the_same_event(value: bytes) -> None:
 
 def test_the_usual_record_takes_the_fast_path() -> None:
     """The contract's sample does not need the slow path, whatever the order of its bins."""
-    assert Decoder("events").decode_usual(record()) == GOOD
-    assert Decoder("events").decode_usual(GOOD_RECORDS["bins reversed"]) == GOOD
+    assert Decoder("events").decode_listed(record()) == GOOD
+    assert Decoder("events").decode_listed(GOOD_RECORDS["bins reversed"]) == GOOD
+    assert Decoder("events").decode_flat(flat()) == GOOD
+    assert Decoder("events").decode_flat(json.dumps(dict(reversed(json.loads(flat()).items()))).encode()) == GOOD
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b', "event-id": "x"}',
+        b', "event-id" : "x"}',
+        b', "event-i\\u0064": "x"}',
+        b', "metadata": {}}',
+        b', "m\\u0065tadata": {}}',
+        b', "msg": "write"}',
+        b', "other": 1}',
+    ],
+)
+def test_a_key_of_any_other_spelling_is_none_of_the_usual(more: bytes) -> None:
+    """What might be a name that comes twice, or a bin more, is left to the whole rule."""
+    value = flat()[:-1] + more
+    json.loads(value)
+    assert Decoder("events").decode_flat(value) is None
+
+
+def test_a_topic_in_which_the_forms_alternate() -> None:
+    """Whichever form came last, the other is read as well."""
+    decoder = Decoder("events")
+    forms = [record(), flat(), flat(), record(), b"{", record(), b"{", flat()]
+    assert [type(decoder.decode(value)) is Unfit for value in forms] == [value == b"{" for value in forms]
 
 
 NEAR_UUID = "0d33124cb-eca-4b4f-a833-8c9646167e8c"
