@@ -48,6 +48,7 @@ class Comparison:
             "events_checked": arguments.events_checked,
             "duplicate_share": DUPLICATES,
             "kills": len(KILLS),
+            "turns": 0,
             "ceiling": [],
             "clean": {},
             "duplicates": {},
@@ -55,6 +56,17 @@ class Comparison:
             "latency": {},
             "failures": [],
         }
+        self.command = command()
+
+    def resume(self, file: Path) -> None:
+        """Add to what an earlier run found, with as many events. Raises `ValueError` for another one's."""
+        held = json.loads(file.read_bytes())
+        for name in ("events", "events_checked", "duplicate_share", "kills"):
+            if held["raw"][name] != self.raw[name]:
+                raise ValueError(f"{file} has {name} {held['raw'][name]}, not {self.raw[name]}")
+        self.raw = held["raw"]
+        self.began = datetime.fromisoformat(held["began"])
+        self.command = f"{held['command']}; {self.command}"
 
     def rates(self) -> None:
         """The ceiling and each program on one clean backlog."""
@@ -93,7 +105,7 @@ class Comparison:
         if self.arguments.json:
             versions = {"Kafka and Kafka Streams": kafka_version(), "Quix Streams": quix_version()}
             made = tables(self.raw)
-            Result("Peers", ABOUT, self.began, command(), versions, made, raw=self.raw).save(self.arguments.json)
+            Result("Peers", ABOUT, self.began, self.command, versions, made, raw=self.raw).save(self.arguments.json)
 
     def _ceiling(self, backlog: Backlog) -> dict[str, float]:
         settings = (
@@ -166,16 +178,21 @@ def main() -> None:
         "--skip", nargs="*", default=[], choices=("rates", "checks", "latency"), help="parts to leave out"
     )
     parser.add_argument("--json", type=Path, help="file for the raw figures and the tables")
+    parser.add_argument("--resume", action="store_true", help="add further turns to what is in the file of --json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="peers-") as name, closing(Stand(Path(name))) as stand:
         comparison = Comparison(stand, arguments)
-        for comparison.turn in range(1, arguments.runs + 1):
+        if arguments.resume:
+            comparison.resume(arguments.json)
+        first = comparison.raw["turns"] + 1
+        for comparison.turn in range(first, first + arguments.runs):
             if "rates" not in arguments.skip:
                 comparison.rates()
             if "checks" not in arguments.skip:
                 comparison.checks()
             if "latency" not in arguments.skip:
                 comparison.latencies()
+            comparison.raw["turns"] = comparison.turn
         comparison.save()
         for each in tables(comparison.raw):
             print(f"\n### {each.title}\n\n{each.note}\n\n{table(each.head, each.rows)}", flush=True)
