@@ -102,7 +102,7 @@ class Config(BaseSettings):
     settle_ms: Literal["auto"] | Annotated[int, Field(ge=0, le=600_000), BeforeValidator(_no_bool)] = Field(
         default="auto",
         description="Milliseconds that a write stays in the store before its offset is committed. "
-        "`auto`: 0 where an acknowledged write is safe, else the namespace's `flush-max-ms` + 250.",
+        "`auto`: 0 where an acknowledged write is safe, else twice the namespace's `flush-max-ms`, + 250.",
     )
     allow_volatile_store: bool = Field(
         default=False, description="Run although the store can never promise to keep a write. Counts may then be lost."

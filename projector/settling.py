@@ -75,7 +75,7 @@ def settle_seconds(store: Store, settle_ms: int | str, allow_volatile_store: boo
     if limit is None and not allow_volatile_store:
         raise Misconfigured(
             "the store keeps its rows in memory or flushes them at no fixed time (flush-max-ms 0): a crash would lose "
-            "counts; use a device namespace with flush-max-ms 50, or set allow_volatile_store = true to risk it"
+            "counts; use a device namespace with flush-max-ms 25, or set allow_volatile_store = true to risk it"
         )
     if isinstance(settle_ms, int):
         return settle_ms / 1000

@@ -85,7 +85,7 @@ class Server:
 
     namespace = "test"
 
-    def __init__(self, flush_max_ms: int | None = 50, row_bytes_max: str = "8M", extra: str = "") -> None:
+    def __init__(self, flush_max_ms: int | None = 25, row_bytes_max: str = "8M", extra: str = "") -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="aerospike-"))
         (self._directory / "lua").mkdir()
         (self._directory / "smd").mkdir()

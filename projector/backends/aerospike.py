@@ -309,5 +309,7 @@ def _settle_ms(configured: str) -> int | None:
         return None
     if _stated(configured, "storage-engine.commit-to-device") == "true":
         return 0
+    # Twice: the server looks every `flush-max-ms`, and passes over a device of which a block has become full since it
+    # looked last, with what the block that came after it holds (drv_ssd.c, ssd_flush_current_swb).
     flush_max_ms = int(_stated(configured, "storage-engine.flush-max-ms", "0"))
-    return flush_max_ms + SETTLE_MARGIN_MS if flush_max_ms else None
+    return 2 * flush_max_ms + SETTLE_MARGIN_MS if flush_max_ms else None

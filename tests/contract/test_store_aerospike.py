@@ -275,10 +275,10 @@ def test_an_orderly_stop_loses_nothing(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("flush_max_ms", "row_bytes_max", "limits"),
-    [(None, "1M", (1 << 20, None)), (0, "2M", (2 << 20, None)), (1000, "8M", (8 << 20, 1250))],
+    [(None, "1M", (1 << 20, None)), (0, "2M", (2 << 20, None)), (1000, "8M", (8 << 20, 2250))],
 )
 def test_limits_are_the_servers(flush_max_ms: int | None, row_bytes_max: str, limits: tuple[int, int | None]) -> None:
-    """A namespace in memory, or without a timed flush, can never settle; else flush-max-ms and a margin."""
+    """A namespace in memory, or without a timed flush, can never settle; else twice flush-max-ms and a margin."""
     server = Server(flush_max_ms, row_bytes_max)
     try:
         store = connect(server.start())
@@ -287,6 +287,32 @@ def test_limits_are_the_servers(flush_max_ms: int | None, row_bytes_max: str, li
         assert one(store, Write(ROWS[0], [Put("b", bytes(row_bytes + 1))], Presence.EITHER)).outcome is Outcome.TOO_BIG
         fits = Write(ROWS[0], [Put("b", bytes(row_bytes - 1024))], Presence.EITHER)
         assert one(store, fits).outcome is Outcome.APPLIED
+    finally:
+        server.remove()
+
+
+def test_a_write_has_settled_when_it_says_so() -> None:
+    """The worst moment: the server has just looked what to flush, a block becomes full, the write is in the next."""
+    server = Server(flush_max_ms=1000)
+    try:
+        store = connect(server.start())
+
+        def flushes() -> str:
+            said = str(store._info(f"namespace/{server.namespace}"))  # type: ignore[attr-defined]
+            return said[said.index("partial_writes=") :].partition(";")[0]
+
+        before = flushes()
+        assert one(store, Write(ROWS[0], [Put("rev", 1)], Presence.ABSENT)).outcome is Outcome.APPLIED
+        until(lambda: flushes() != before, "the server never flushes")
+        for row in ROWS[1:10]:
+            assert one(store, Write(row, [Put("b", bytes(1_000_000))], Presence.ABSENT)).outcome is Outcome.APPLIED
+        assert one(store, Write(ROWS[10], [Put("rev", 7)], Presence.ABSENT)).outcome is Outcome.APPLIED
+        time.sleep((store.limits().settle_ms or 0) / 1000)
+        assert store.state().drained
+        server.kill()
+        server.start()
+        (held,) = connect(server).read([Read(ROWS[10], ["rev"])])
+        assert held is not None, "a write that had settled was lost"
     finally:
         server.remove()
 

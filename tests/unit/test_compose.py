@@ -84,7 +84,7 @@ def test_one_kafka_node_can_run_transactions() -> None:
 
 def test_the_store_settles_soon_and_expires_nothing() -> None:
     """What the protocol relies on in the Aerospike configuration."""
-    assert setting("flush-max-ms") == "50"
+    assert setting("flush-max-ms") == "25"
     assert setting("max-record-size") == "8M"
     assert setting("nsup-period") == "0"
     assert setting("default-ttl") == "0"
