@@ -221,6 +221,8 @@ class KafkaLog:
         return [each.id for each in there.partitions]
 
     def _offsets(self, topic: str, spec: OffsetSpec, isolation: IsolationLevel) -> dict[int, int]:
+        # Partitions are asked for each time: that also tells the client of new leaders, else it would go on for ever
+        # with the epoch of the old one (FENCED_LEADER_EPOCH).
         asked = {TopicPartition(topic, partition): spec for partition in self._partitions(topic)}
 
         def ask(admin: AdminClient) -> dict[int, int]:

@@ -367,14 +367,14 @@ class Pipeline:
 
     def _offsets(self, topic: str, partitions: int, isolation: IsolationLevel) -> dict[int, int]:
         places = {TopicPartition(topic, p): LATEST for p in range(partitions)}
-        return self._ask(
-            lambda: {
-                place.partition: answer.result().offset
-                for place, answer in self.admin.list_offsets(
-                    places, isolation_level=isolation, request_timeout=5
-                ).items()
-            }
-        )
+
+        def ask() -> dict[int, int]:
+            # Else the client asks for ever with the epoch of a leader that is no more (FENCED_LEADER_EPOCH).
+            self.admin.list_topics(topic, timeout=5)
+            answers = self.admin.list_offsets(places, isolation_level=isolation, request_timeout=5)
+            return {place.partition: answer.result().offset for place, answer in answers.items()}
+
+        return self._ask(ask)
 
     def _open(self) -> bool:
         """Whether the KPI topic holds messages of an open transaction."""
