@@ -102,10 +102,13 @@ class Config(BaseSettings):
     settle_ms: Literal["auto"] | Annotated[int, Field(ge=0, le=600_000), BeforeValidator(_no_bool)] = Field(
         default="auto",
         description="Milliseconds that a write stays in the store before its offset is committed. "
-        "`auto`: 0 where an acknowledged write is safe, else twice the namespace's `flush-max-ms`, + 250.",
+        "`auto`: 0 where an acknowledged write is safe, else twice the namespace's `flush-max-ms`, + 250. "
+        "Less is refused.",
     )
     allow_volatile_store: bool = Field(
-        default=False, description="Run although the store can never promise to keep a write. Counts may then be lost."
+        default=False,
+        description="Run although the store cannot promise to keep a write, or `settle_ms` is too short for that. "
+        "Counts may then be lost.",
     )
     page_ids: Whole = Field(
         default=1_024, ge=1, le=100_000, description="About how many event ids a page of the ledger's archive holds."

@@ -70,7 +70,10 @@ class Settling:
 
 
 def settle_seconds(store: Store, settle_ms: int | str, allow_volatile_store: bool) -> float:
-    """The wait in force, from settings and store. Raises `Misconfigured` for a store that cannot keep a write."""
+    """The wait in force, from settings and store.
+
+    Raises `Misconfigured` for a store that cannot keep a write, and for a wait within which it may lose one.
+    """
     limit = store.limits().settle_ms
     if limit is None and not allow_volatile_store:
         raise Misconfigured(
@@ -78,5 +81,10 @@ def settle_seconds(store: Store, settle_ms: int | str, allow_volatile_store: boo
             "counts; use a device namespace with flush-max-ms 25, or set allow_volatile_store = true to risk it"
         )
     if isinstance(settle_ms, int):
+        if settle_ms < (limit or 0) and not allow_volatile_store:
+            raise Misconfigured(
+                f"settle_ms is {settle_ms}, but a crash of the store may lose a write that is {limit} ms old: set "
+                'settle_ms = "auto", or allow_volatile_store = true to risk it'
+            )
         return settle_ms / 1000
     return (limit or 0) / 1000

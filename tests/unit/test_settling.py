@@ -106,10 +106,14 @@ def test_drained_after_the_wait_is_seen_only_after_the_wait() -> None:
 
 
 def test_settle_seconds() -> None:
-    """As configured, else as the store says; a store that keeps nothing is refused unless that is allowed."""
+    """As the store says, or longer; less, and a store that keeps nothing, are refused unless that is allowed."""
     store = MemoryStore(lambda: 0.0, settle_ms=300)
     assert settle_seconds(store, "auto", False) == 0.3
     assert settle_seconds(store, 1000, False) == 1.0
+    assert settle_seconds(store, 300, False) == 0.3
+    with pytest.raises(Misconfigured, match=r"settle_ms is 299, but .* that is 300 ms old: .*auto.*allow_volatile"):
+        settle_seconds(store, 299, False)
+    assert settle_seconds(store, 299, True) == 0.299
     volatile = MemoryStore(lambda: 0.0, settle_ms=None)
     with pytest.raises(Misconfigured, match="allow_volatile_store"):
         settle_seconds(volatile, 1000, False)
