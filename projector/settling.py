@@ -1,6 +1,8 @@
 """Settling: when the store can no longer forget what a batch rests on (design section 7)."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 
 from projector.batch import Batch
 from projector.errors import Misconfigured
@@ -14,10 +16,15 @@ class Settling:
     def __init__(self, store: Store, settle_s: float, patience: Patience, clock: Callable[[], float]) -> None:
         self._store = store
         self._settle_s = settle_s
+        self._writing_s = min(settle_s, store.limits().writing_ms / 1000)
         self._patience = patience
         self._clock = clock
         self._incarnation = ""
+        self._looks: deque[tuple[float, float]] = deque()
+        """When was lately asked about the devices' queues, and when it was known that they were empty: in between they
+        were. What had left them may still be on its way."""
         self._drained_at = float("-inf")
+        """When was last asked, of those so long ago that it has arrived."""
 
     def renew(self) -> None:
         """Rest on the incarnation of now. Only while there is neither a queue nor a cache. Raises `Retryable`."""
@@ -35,11 +42,11 @@ class Settling:
     def drained_after(self, at: float) -> bool:
         """Whether no acknowledged write waited for a device at some moment after the wait that began at `at`.
 
-        Seen during the wait it proves nothing: what is buffered then comes to the queue later. Raises `Retryable`.
+        Seen earlier it proves nothing: what is buffered then comes to the queue later. Raises `Retryable`.
         """
-        if self._settle_s > 0 and self._drained_at < at + self._settle_s:
+        if self._settle_s > 0 and self._drained_at < self._counts_from(at):
             self._ask()
-        return self._settle_s == 0 or self._drained_at >= at + self._settle_s
+        return self._settle_s == 0 or self._drained_at >= self._counts_from(at)
 
     def ripens_in(self, batch: Batch) -> float:
         """Seconds until the batch's wait is over; it still has to be `settled`."""
@@ -47,25 +54,31 @@ class Settling:
 
     def settled(self, batches: Iterable[Batch]) -> int | None:
         """How many of the oldest batches have settled; None if the store may have forgotten. Raises `Retryable`."""
-        ripe = []
-        for batch in batches:
-            if self.ripens_in(batch) > 0:
-                break
-            ripe.append(batch)
-        if not ripe:
+        held = list(batches)
+        if not held or self.ripens_in(held[0]) > self._writing_s:
+            return 0
+        ripe = list(takewhile(lambda batch: self.ripens_in(batch) <= 0, held))
+        if not ripe and self._looks and self._looks[-1][0] >= self._counts_from(held[0].answered_at):
             return 0
         if self._ask() != self._incarnation:
             return None
         if self._settle_s == 0:
             return len(ripe)
-        return sum(1 for batch in ripe if batch.answered_at + self._settle_s <= self._drained_at)
+        return sum(1 for batch in ripe if self._counts_from(batch.answered_at) <= self._drained_at)
+
+    def _counts_from(self, answered_at: float) -> float:
+        """From when on a look at the queues counts for what was answered then: by then it has come to its queue."""
+        return answered_at + self._settle_s - self._writing_s
 
     def _ask(self) -> str:
         """The incarnation now; notes whether the devices' queues are empty."""
         asked_at = self._clock()
         state = self._patience(self._store.state)
+        now = self._clock()
         if state.drained:
-            self._drained_at = asked_at
+            self._looks.append((asked_at, now))
+        while self._looks and self._looks[0][1] + self._writing_s <= now:
+            self._drained_at, _ = self._looks.popleft()
         return state.incarnation
 
 

@@ -196,10 +196,15 @@ class StoreState(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a backend's store can take. `settle_ms` None: this store can never promise to keep a write."""
+    """What a backend's store can take. `settle_ms` None: this store can never promise to keep a write.
+
+    `writing_ms`: for so long a device may still be writing what has left its queue, when that is seen empty. It is part
+    of `settle_ms`.
+    """
 
     row_bytes_max: int
     settle_ms: int | None
+    writing_ms: int = 0
 
 
 class Store(Protocol):

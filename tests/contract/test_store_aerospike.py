@@ -282,7 +282,7 @@ def test_limits_are_the_servers(flush_max_ms: int | None, row_bytes_max: str, li
     server = Server(flush_max_ms, row_bytes_max)
     try:
         store = connect(server.start())
-        assert store.limits() == limits
+        assert store.limits()[:2] == limits
         row_bytes = limits[0]
         assert one(store, Write(ROWS[0], [Put("b", bytes(row_bytes + 1))], Presence.EITHER)).outcome is Outcome.TOO_BIG
         fits = Write(ROWS[0], [Put("b", bytes(row_bytes - 1024))], Presence.EITHER)

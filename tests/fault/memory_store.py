@@ -42,10 +42,11 @@ _NEVER = float("-inf")
 
 
 class _Version(NamedTuple):
-    """A row as one write left it (None: no row), and when."""
+    """A row as one write left it (None: no row), when, and when it left the device's queue, if that is known."""
 
     bins: dict[str, Any] | None
     at_ms: float
+    left_ms: float | None = None
 
 
 class _ExistsError(Exception):
@@ -56,19 +57,27 @@ class MemoryStore:
     """A `Store` whose crash takes back what was not flushed, each row by itself, to a complete older version.
 
     A version leaves the write buffer `flush_ms` after it was written and is then on the device, unless that is
-    stalled: then it waits in the device's queue (`drained` is False) until the device goes on. With `flush_ms` 0 every
-    write is on the device when it is answered, and nothing stalls.
+    stalled: then it waits in the device's queue (`drained` is False) until the device goes on. From when it left the
+    queue it takes `writing_ms` until it is on the device, stalled or not. With `flush_ms` 0 every write is on the
+    device when it is answered, and nothing stalls.
     """
 
     def __init__(
-        self, now_ms: Callable[[], float], flush_ms: float = 0, settle_ms: int | None = 0, row_bytes_max: int = 1 << 20
+        self,
+        now_ms: Callable[[], float],
+        flush_ms: float = 0,
+        settle_ms: int | None = 0,
+        row_bytes_max: int = 1 << 20,
+        writing_ms: int = 0,
     ) -> None:
         self._now_ms = now_ms
         self._flush_ms = flush_ms
-        self._limits = Limits(row_bytes_max, settle_ms)
+        self._limits = Limits(row_bytes_max, settle_ms, writing_ms)
         self._rows: dict[RowKey, list[_Version]] = {}
         """Per row the version on the device, then those that a crash may take back."""
         self._stalled = False
+        self._going_since_ms = _NEVER
+        """When the device last went on."""
         self._incarnation = 1
         self._indexes: set[tuple[str, str]] = set()
 
@@ -80,11 +89,16 @@ class MemoryStore:
         for key, versions in self._rows.items():
             self._rows[key] = [versions[choose.randrange(len(versions))]._replace(at_ms=_NEVER)]
         self._incarnation += 1
-        self._stalled = False
+        self._stalled, self._going_since_ms = False, _NEVER
 
     def stall(self, stalled: bool) -> None:
         """Whether the device takes nothing."""
         self._flush()
+        if stalled and not self._stalled:
+            for versions in self._rows.values():
+                versions[:] = [version._replace(left_ms=self._left_ms(version)) for version in versions]
+        elif self._stalled and not stalled:
+            self._going_since_ms = self._now_ms()
         self._stalled = stalled and self._flush_ms > 0
 
     def durable(self, row: RowKey) -> Mapping[str, Any] | None:
@@ -92,13 +106,18 @@ class MemoryStore:
         self._flush()
         return self._rows[row][0].bins if row in self._rows else None
 
+    def _left_ms(self, version: _Version) -> float | None:
+        """When it left the device's queue; None: it has not."""
+        if version.left_ms is not None or self._stalled or version.at_ms > self._now_ms() - self._flush_ms:
+            return version.left_ms
+        return max(version.at_ms + self._flush_ms, self._going_since_ms)
+
     def _flush(self) -> None:
-        if self._stalled:
-            return
-        before_ms = self._now_ms() - self._flush_ms
+        before_ms = self._now_ms() - self._limits.writing_ms
         for key, versions in self._rows.items():
             if len(versions) > 1:
-                flushed = max(n for n, version in enumerate(versions) if n == 0 or version.at_ms <= before_ms)
+                left = [self._left_ms(version) for version in versions]
+                flushed = max(n for n, at_ms in enumerate(left) if n == 0 or (at_ms is not None and at_ms <= before_ms))
                 self._rows[key] = versions[flushed:]
 
     # --- the port
@@ -203,7 +222,11 @@ class MemoryStore:
         """Not drained: what has left the write buffer waits for a stalled device."""
         self._flush()
         before_ms = self._now_ms() - self._flush_ms
-        queued = any(version.at_ms <= before_ms for versions in self._rows.values() for version in versions[1:])
+        queued = self._stalled and any(
+            version.at_ms <= before_ms and version.left_ms is None
+            for versions in self._rows.values()
+            for version in versions[1:]
+        )
         return StoreState(str(self._incarnation), drained=not queued)
 
     def limits(self) -> Limits:

@@ -137,6 +137,17 @@ def drained_during_the_wait(patch: Patch) -> None:
     patch.setattr(Settling, "settled", early)
 
 
+def an_empty_queue_counts_at_once(patch: Patch) -> None:
+    """What has just left a device's queue is taken to be on the device."""
+    begin = Settling.__init__
+
+    def hasty(self: Settling, *arguments: Any) -> None:
+        begin(self, *arguments)
+        self._writing_s = 0.0
+
+    patch.setattr(Settling, "__init__", hasty)
+
+
 def queue_kept_over_a_change_of_incarnation(patch: Patch) -> None:
     """The store has forgotten, and the queue is committed under the new incarnation."""
     settled = Settling.settled
@@ -289,6 +300,7 @@ MUTATIONS: Sequence[Callable[[Patch], None]] = (
     duplicates_count_where_a_batch_is_split,
     committed_before_it_settled,
     drained_during_the_wait,
+    an_empty_queue_counts_at_once,
     queue_kept_over_a_change_of_incarnation,
     caches_kept_over_a_change_of_incarnation,
     nothing_published_on_assignment,

@@ -88,7 +88,8 @@ class Simulation:
         self.trace: list[str] = []
         self.clock = VirtualClock()
         flush_ms = choose.choice((0, 50, 50, 200))
-        self.settle_ms = flush_ms and flush_ms + 20
+        writing_ms = flush_ms // 5
+        self.settle_ms = flush_ms and flush_ms + 20 + writing_ms
         self.patience_s = choose.choice((0.0, 5.0))
         self.write_ids_max = choose.choice((1, 2, 3, 100))
         self._fault_rate = choose.choice((0.0, 0.01, 0.03, 0.1))
@@ -100,7 +101,7 @@ class Simulation:
         self._records_max = choose.choice((15, 30, 60))
         self.batches_max = choose.choice((2, 3, 10))
         self.page_rows = choose.choice((1, 2, 500))
-        self.store = MemoryStore(lambda: self.clock.now * 1000, flush_ms, self.settle_ms)
+        self.store = MemoryStore(lambda: self.clock.now * 1000, flush_ms, self.settle_ms, writing_ms=writing_ms)
         self.log = MemoryLog(lambda: self.clock.now * 1000, choose)
         self.log.between = self.interrupt
         self.late = Late(lambda: choose.choice((0, 1, 3, 10, 40)))

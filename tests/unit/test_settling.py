@@ -19,10 +19,10 @@ FLUSH_MS, SETTLE_MS = 50, 300
 class World:
     """A store that flushes after 50 ms, and the settling of one worker that waits 300 ms."""
 
-    def __init__(self, flush_ms: float = FLUSH_MS, settle_ms: int = SETTLE_MS) -> None:
+    def __init__(self, flush_ms: float = FLUSH_MS, settle_ms: int = SETTLE_MS, writing_ms: int = 0) -> None:
         self.clock = VirtualClock()
         self.start = self.clock.now
-        self.store = MemoryStore(lambda: self.clock.now * 1000, flush_ms, settle_ms)
+        self.store = MemoryStore(lambda: self.clock.now * 1000, flush_ms, settle_ms, writing_ms=writing_ms)
         self.settling = Settling(self.store, settle_ms / 1000, Patience(0.0), self.clock.monotonic)
         self.settling.renew()
 
@@ -91,6 +91,33 @@ def test_an_empty_queue_seen_during_the_wait_proves_nothing() -> None:
     world.store.stall(False)
     assert world.settling.settled([younger]) == 1
     assert world.durable == 2
+
+
+def test_what_has_just_left_a_queue_is_not_on_its_device() -> None:
+    """The queue is empty while the last of it is being written: seen so, it counts only some time later."""
+    world = World(writing_ms=100)
+    batch = world.at(0).batch()
+    world.at(10).store.stall(True)
+    assert world.at(400).settling.settled([batch]) == 0
+    world.store.stall(False)
+    assert world.at(410).settling.settled([batch]) == 0
+    assert world.durable == 0
+    assert world.at(499).settling.settled([batch]) == 0
+    assert world.at(511).settling.settled([batch]) == 1
+    assert world.durable == 1
+
+
+def test_a_look_in_time_saves_the_wait() -> None:
+    """The queue is looked at before the wait is over, once, so that the wait is no longer than without."""
+    world = World(writing_ms=100)
+    batch = world.at(0).batch()
+    looks = []
+    state = world.store.state
+    world.store.state = lambda: looks.append(world.clock.now) or state()  # type: ignore[method-assign,func-returns-value]
+    for ms in (100, 199, 201, 250, 299):
+        assert world.at(ms).settling.settled([batch]) == 0
+    assert len(looks) == 1
+    assert world.at(301).settling.settled([batch]) == 1
 
 
 def test_drained_after_the_wait_is_seen_only_after_the_wait() -> None:
