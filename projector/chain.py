@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import compress
 from typing import Any, NamedTuple
 
 from projector.adoption import COUNTS_WITHOUT_LEDGER, NOT_ADOPTED, adoption, counts_nothing, take_over
@@ -347,8 +348,9 @@ class Chains:
             for campaign in campaigns
             if (chain := self._chains.get(campaign)) and chain.stage is Stage.WRITTEN and not chain.stale
         ]
-        ripe = [(campaign, chain) for campaign, chain in waiting if self._settling.over(chain.written_at)]
-        if not ripe or not self._settling.drained_after(max(chain.written_at for _, chain in ripe)):
+        arrived = self._settling.arrived([chain.written_at for _, chain in waiting])
+        ripe = list(compress(waiting, arrived))
+        if not ripe:
             return
         # Without the ids: a page is written whole or not at all, and its digest is that of the ids that it was made of.
         reads = [

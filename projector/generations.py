@@ -18,7 +18,7 @@ from projector.generation import Generation
 from projector.log import Log
 from projector.patience import checkpoint_patiently, patiently, scan_patiently, write_patiently
 from projector.pointer import read_pointer
-from projector.settling import settle_seconds
+from projector.settling import outlives, settle_seconds
 from projector.store import Operation, Presence, Put, Read, Row, RowKey, Store, Write
 
 SET = "projector"
@@ -183,9 +183,7 @@ def _written(store: Store, config: Config, write: Write, sleep: Callable[[float]
     settle_s = patiently(lambda: settle_seconds(store, config.settle_ms, config.allow_volatile_store))
     before = patiently(store.state)
     write_patiently(store, [write])
-    sleep(settle_s)
-    after = patiently(store.state)
-    return after.drained and after.incarnation == before.incarnation
+    return outlives(store, before, settle_s, sleep)
 
 
 def standings(log: Log, store: Store, config: Config) -> list[Standing]:

@@ -20,7 +20,7 @@ from projector.errors import Misconfigured, Refused
 from projector.log import Log
 from projector.patience import patiently, write_patiently
 from projector.pointer import read_pointer
-from projector.settling import settle_seconds
+from projector.settling import outlives, settle_seconds
 from projector.store import Presence, Put, Read, RowKey, Store, Write
 
 Apply: TypeAlias = Callable[[Log, Store, Config], None]
@@ -104,9 +104,7 @@ def _apply(migration: Migration, log: Log, store: Store, config: Config) -> None
     for _ in range(_ATTEMPTS):
         before = patiently(store.state)
         patiently(lambda: migration.apply(log, store, config))
-        time.sleep(settle_s)
-        after = patiently(store.state)
-        if after.drained and after.incarnation == before.incarnation:
+        if outlives(store, before, settle_s, time.sleep):
             break
     else:
         raise Refused(f"migration {migration.number}: the store keeps restarting: run projector migrate again later")

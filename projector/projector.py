@@ -228,16 +228,28 @@ class Projector(Listener):
     def leave(self) -> None:
         """Commit what is in the rows, as far as a bounded time allows, and leave the group in order."""
         self._beat()
-        deadline = self._clock.monotonic() + DRAIN_S
-        self._ends = dict(self._taken)
-        while not self._gave_all(deadline) and not self.dismissed and self._clock.monotonic() < deadline:
-            # A dropped queue is in the rows and has no verdict in the checkpoint: read it again, and nothing more.
-            self.turn()
-            self._clock.sleep(0.01)
+        began = self._clock.monotonic()
+        self._ends = self._taken  # as far as it reads until then: no further
+        while True:
+            while self._misses_some() and not self.dismissed and self._clock.monotonic() < began + DRAIN_S / 2:
+                # What a dropped queue held is in the rows without a verdict in the checkpoint.
+                self.turn()
+                self._clock.sleep(0.001)
+            late = self._clock.monotonic() > began + DRAIN_S / 2
+            if self._gave_all(began + DRAIN_S) or self.dismissed or late:
+                break
         self.member.leave()
 
+    def _misses_some(self) -> bool:
+        """Whether records that were read before are to be read again."""
+        if not self._taken or self._assignment_failed:
+            return False
+        return self._stale or any(
+            position < self._taken.get(partition, 0) for partition, (position, _) in self._positions.items()
+        )
+
     def _gave_all(self, deadline: float) -> bool:
-        """Commit the queue and say the last words; whether nothing of what was ever read is left to commit."""
+        """Commit the queue and say the last words; False where the queue had to be dropped."""
         try:
             self._drain(deadline)
             for _ in range(LAST_WORDS_MAX):
@@ -250,9 +262,8 @@ class Projector(Listener):
             self._copy_checkpoint()
         except (Fenced, Retryable) as error:
             self._go_back(error)
-        return not self._stale and all(
-            position >= self._taken.get(partition, 0) for partition, (position, _) in self._positions.items()
-        )
+            return False
+        return True
 
     # --- one batch
 
@@ -260,7 +271,7 @@ class Projector(Listener):
         """The next records; none while the queue is full."""
         wait_s = self._config.batch_ms / 1000
         for head in self._queue:
-            wait_s = min(wait_s, self._settling.ripens_in(head))
+            wait_s = min(wait_s, self._settling.next_look_in(head))
             break
         pause = self._queue.full or self._at_end()
         self.member.pause(pause)
@@ -425,7 +436,7 @@ class Projector(Listener):
             if self._queue:
                 if self._clock.monotonic() > deadline:
                     return False
-                self._clock.sleep(max(0.005, min(0.1, min(map(self._settling.ripens_in, self._queue)))))
+                self._clock.sleep(max(0.005, min(0.1, self._settling.next_look_in(next(iter(self._queue))))))
         return True
 
     # --- back to the checkpoint

@@ -1,13 +1,13 @@
 """Settling: when the store can no longer forget what a batch rests on (design section 7)."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import takewhile
 
 from projector.batch import Batch
 from projector.errors import Misconfigured
-from projector.patience import Patience
-from projector.store import Store
+from projector.patience import Patience, patiently
+from projector.store import Store, StoreState
 
 
 class Settling:
@@ -35,36 +35,42 @@ class Settling:
         """The wait, in milliseconds."""
         return round(self._settle_s * 1000)
 
-    def over(self, at: float) -> bool:
-        """Whether the wait that began at `at` is over."""
-        return self._clock() >= at + self._settle_s
+    def arrived(self, written_at: Collection[float]) -> list[bool]:
+        """Of writes answered at these moments: which no crash of the store takes back. Raises `Retryable`.
 
-    def drained_after(self, at: float) -> bool:
-        """Whether no acknowledged write waited for a device at some moment after the wait that began at `at`.
-
-        Seen earlier it proves nothing: what is buffered then comes to the queue later. Raises `Retryable`.
+        The incarnation is not looked at.
         """
-        if self._settle_s > 0 and self._drained_at < self._counts_from(at):
+        over = [at + self._settle_s <= self._clock() for at in written_at]
+        if any(done and not self._drained(at) for at, done in zip(written_at, over, strict=True)):
             self._ask()
-        return self._settle_s == 0 or self._drained_at >= self._counts_from(at)
+        return [done and self._drained(at) for at, done in zip(written_at, over, strict=True)]
 
     def ripens_in(self, batch: Batch) -> float:
         """Seconds until the batch's wait is over; it still has to be `settled`."""
         return max(0.0, batch.answered_at + self._settle_s - self._clock())
 
+    def next_look_in(self, batch: Batch) -> float:
+        """Seconds until `settled` has something to ask for this batch, the oldest of its queue."""
+        counts_from = self._counts_from(batch.answered_at)
+        if self._drained_at >= counts_from:
+            return self.ripens_in(batch)
+        known_at = next((known_at for asked_at, known_at in self._looks if asked_at >= counts_from), None)
+        if known_at is None:
+            return max(0.0, counts_from - self._clock())
+        return max(self.ripens_in(batch), known_at + self._writing_s - self._clock())
+
     def settled(self, batches: Iterable[Batch]) -> int | None:
         """How many of the oldest batches have settled; None if the store may have forgotten. Raises `Retryable`."""
         held = list(batches)
-        if not held or self.ripens_in(held[0]) > self._writing_s:
-            return 0
-        ripe = list(takewhile(lambda batch: self.ripens_in(batch) <= 0, held))
-        if not ripe and self._looks and self._looks[-1][0] >= self._counts_from(held[0].answered_at):
+        if not held or self.next_look_in(held[0]) > 0:
             return 0
         if self._ask() != self._incarnation:
             return None
-        if self._settle_s == 0:
-            return len(ripe)
-        return sum(1 for batch in ripe if self._counts_from(batch.answered_at) <= self._drained_at)
+        ripe = takewhile(lambda batch: self.ripens_in(batch) <= 0 and self._drained(batch.answered_at), held)
+        return sum(1 for _ in ripe)
+
+    def _drained(self, answered_at: float) -> bool:
+        return self._settle_s == 0 or self._counts_from(answered_at) <= self._drained_at
 
     def _counts_from(self, answered_at: float) -> float:
         """From when on a look at the queues counts for what was answered then: by then it has come to its queue."""
@@ -80,6 +86,17 @@ class Settling:
         while self._looks and self._looks[0][1] + self._writing_s <= now:
             self._drained_at, _ = self._looks.popleft()
         return state.incarnation
+
+
+def outlives(store: Store, before: StoreState, settle_s: float, sleep: Callable[[float], None]) -> bool:
+    """Wait until no crash takes back what was answered just now; False if one may have, since the state `before`.
+
+    Raises `Retryable`.
+    """
+    sleep(settle_s)
+    drained = patiently(store.state).drained
+    sleep(store.limits().writing_ms / 1000)
+    return drained and patiently(store.state).incarnation == before.incarnation
 
 
 def settle_seconds(store: Store, settle_ms: int | str, allow_volatile_store: bool) -> float:

@@ -341,17 +341,22 @@ class Pipeline:
             onlooker.close()
 
     def freeze_in_transaction(self, worker: Worker) -> None:
-        """SIGSTOP it at a moment at which it has published what it has not committed. It must be under load."""
-        for _ in range(500):
-            time.sleep(self.rng.random() * 0.03)
-            worker.signal(signal.SIGSTOP)
+        """SIGSTOP it at a moment at which it has published what it has not committed; traffic flows until then."""
+        feed = self.feed(2_000)
+        try:
+            wait_until(lambda: self._freezes_in_transaction(worker), "it is seen in a transaction", worker)
+        finally:
+            feed.stop()
+
+    def _freezes_in_transaction(self, worker: Worker) -> bool:
+        time.sleep(self.rng.random() * 0.03)
+        worker.signal(signal.SIGSTOP)
+        if self._open():
+            time.sleep(0.05)  # a commit that was on its way is through by now
             if self._open():
-                time.sleep(0.05)  # a commit that was on its way is through by now
-                if self._open():
-                    return
-            worker.signal(signal.SIGCONT)
-            assert worker.running, worker.said
-        raise AssertionError("never seen in a transaction")
+                return True
+        worker.signal(signal.SIGCONT)
+        return False
 
     # --- what is there now
 

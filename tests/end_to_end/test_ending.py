@@ -115,7 +115,7 @@ def test_a_signal_at_rest(pipeline: Pipeline) -> None:
 
 def test_two_signals(either: Pipeline) -> None:
     """The second signal exits at once, inside a transaction even: not 0, and the next worker loses nothing."""
-    either.produce(either.traffic.take(6_000))
+    either.produce(either.traffic.take(1_000))
     worker = either.start("--slot", "a", batch_records=20, kafka__session__timeout__ms=300_000)
     either.wait_committed(1, worker)
     either.freeze_in_transaction(worker)

@@ -59,8 +59,8 @@ def test_zombie(pipeline: Pipeline) -> None:
     workers = {slot: pipeline.start("--slot", slot, batch_records=20, **SHORT) for slot in "ab"}
     wait_until(lambda: len(pipeline.members()) == 2, "both are members", *workers.values())
     for zombie in workers.values():
-        feed = pipeline.feed(3_000, pipeline.traffic.take(9_000))
         pipeline.freeze_in_transaction(zombie)
+        feed = pipeline.feed(3_000, pipeline.traffic.take(9_000))
         wait_until(lambda: len(pipeline.members()) == 1, "the zombie is out")
         feed.join()
         pipeline.wait_caught_up()
@@ -76,7 +76,6 @@ def test_zombie(pipeline: Pipeline) -> None:
 
 def test_zombie_whose_slot_is_taken(pipeline: Pipeline) -> None:
     """Stopped inside a transaction until a new process has its slot, then continued: exit 8, nothing of it counts."""
-    pipeline.produce(pipeline.traffic.take(20_000))
     zombie = pipeline.start("--slot", "a", batch_records=20)
     pipeline.freeze_in_transaction(zombie)
     heir = pipeline.start("--slot", "a")

@@ -67,7 +67,7 @@ def test_kill_in_a_transaction(pipeline: Pipeline) -> None:
     """Killed between publishing and committing, again and again: readers of committed messages never see it."""
     before = 0
     for _ in range(3):
-        pipeline.produce(pipeline.traffic.take(10_000))
+        pipeline.produce(pipeline.traffic.take(1_000))
         worker = pipeline.start("--slot", "a", batch_records=20)
         pipeline.wait_committed(before + 1, worker)
         pipeline.freeze_in_transaction(worker)

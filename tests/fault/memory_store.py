@@ -113,7 +113,7 @@ class MemoryStore:
         return max(version.at_ms + self._flush_ms, self._going_since_ms)
 
     def _flush(self) -> None:
-        before_ms = self._now_ms() - self._limits.writing_ms
+        before_ms = self._now_ms() - self._limits.writing_ms + 1e-6  # sums of seconds are not exact
         for key, versions in self._rows.items():
             if len(versions) > 1:
                 left = [self._left_ms(version) for version in versions]

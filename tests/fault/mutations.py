@@ -115,6 +115,7 @@ def duplicates_count_where_a_batch_is_split(patch: Patch) -> None:
 def committed_before_it_settled(patch: Patch) -> None:
     """No batch waits."""
     patch.setattr(Settling, "ripens_in", lambda _self, _batch: 0.0)
+    patch.setattr(Settling, "next_look_in", lambda _self, _batch: 0.0)
 
     def ask(self: Settling) -> str:
         self._drained_at = -LONG_AGO
@@ -276,8 +277,7 @@ def queue_kept_over_a_lost_partition(patch: Patch) -> None:
 
 def page_replaced_before_it_settled(patch: Patch) -> None:
     """`sealed` is emptied as soon as its page was written."""
-    patch.setattr(Settling, "over", lambda _self, _at: True)
-    patch.setattr(Settling, "drained_after", lambda _self, _at: True)
+    patch.setattr(Settling, "arrived", lambda _self, written_at: [True] * len(written_at))
     patch.setattr(Settling, "settle_ms", 0)
 
 

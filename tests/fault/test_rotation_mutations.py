@@ -54,7 +54,8 @@ def settled_by_the_workers_timer(patch: pytest.MonkeyPatch) -> None:
     def settle(self: Chains, campaigns: Iterable[int]) -> None:
         for campaign in campaigns:
             chain = self._chains.get(campaign)
-            if chain and chain.stage is Stage.WRITTEN and self._settling.over(chain.written_at):
+            wait_s = self._settling.settle_ms / 1000
+            if chain and chain.stage is Stage.WRITTEN and self._clock() >= chain.written_at + wait_s:
                 chain.stage = Stage.SETTLED
 
     patch.setattr(Chains, "settle", settle)

@@ -86,6 +86,28 @@ def test_the_row_keeps_its_types_in_a_real_store(tmp_path: Path) -> None:
     assert PointerRow(store, 0).settled().entries == [entry(own, 2)]
 
 
+def test_a_flip_that_is_still_being_written_is_not_settled() -> None:
+    """The device's queue is empty, and the row is on its way: a crash would take it back from those who believe it."""
+    for seed in range(10):
+        place = Place()
+        place.store = MemoryStore(lambda clock=place.clock: clock.now * 1000, 50, 300, writing_ms=150)  # type: ignore[misc]
+        create_pointer(place.store, "topic-a")
+        place.clock.sleep(10)
+        row = place.row()
+        seen = row.settled()
+        place.store.stall(True)
+        flipped = {"live": 2, "epoch": 2, "nonce": 1}
+        place.store.write([Write(POINTER, [Put(name, value) for name, value in flipped.items()])])
+        place.clock.sleep(2)
+        assert not row.read().settled
+        place.store.stall(False)
+        believed = row.read()
+        place.store.crash(random.Random(seed))
+        place.clock.sleep(5)
+        assert seen.live == 1
+        assert place.row().settled().live == (2 if believed.settled else 1) or not believed.settled
+
+
 def test_only_one_of_two_closings_wins(place: Place) -> None:
     """Two operators saw the same row: the second change is refused, and nothing of it is there."""
     seen = place.row().settled()

@@ -7,7 +7,7 @@ import pytest
 from projector.batch import Batch
 from projector.errors import Misconfigured
 from projector.patience import Patience
-from projector.settling import Settling, settle_seconds
+from projector.settling import Settling, outlives, settle_seconds
 from projector.store import Add, Presence, RowKey, Write
 from tests.fault.memory_store import MemoryStore
 from tests.fault.simulation import VirtualClock
@@ -120,16 +120,68 @@ def test_a_look_in_time_saves_the_wait() -> None:
     assert world.at(301).settling.settled([batch]) == 1
 
 
-def test_drained_after_the_wait_is_seen_only_after_the_wait() -> None:
-    """The same for a page of the archive: an empty queue counts once the wait for it is over."""
+def test_a_page_arrives_once_an_empty_queue_was_seen_after_its_wait() -> None:
+    """The same for a page of the archive."""
     world = World()
     written_at = world.clock.now
     world.batch()
     world.at(1).store.stall(True)
-    assert not world.settling.drained_after(written_at)
-    assert not world.at(400).settling.drained_after(written_at)
+    assert world.settling.arrived([written_at]) == [False]
+    assert world.at(400).settling.arrived([written_at]) == [False]
     world.store.stall(False)
-    assert world.settling.drained_after(written_at)
+    assert world.settling.arrived([written_at]) == [True]
+
+
+@pytest.mark.parametrize("turn_ms", [20, 100, 200])
+def test_pages_arrive_while_younger_ones_come(turn_ms: int) -> None:
+    """A page is written in each turn: none waits for those after it."""
+    world = World(writing_ms=100)
+    waiting: list[float] = []
+    late = []
+    for number in range(100):
+        now = world.at(number * turn_ms).clock.now
+        arrived = world.settling.arrived(waiting)
+        late += [now - at for at, done in zip(waiting, arrived, strict=True) if done]
+        waiting = [at for at, done in zip(waiting, arrived, strict=True) if not done]
+        world.store.write([Write(RowKey("pages", number), [Add("n", 1)], Presence.EITHER)])
+        waiting.append(now)
+    assert len(late) > 80 - 500 // turn_ms
+    assert max(late) <= (SETTLE_MS + 100 + 2 * turn_ms) / 1000 + 1e-6
+
+
+def test_when_to_look_next() -> None:
+    """When a look begins to count, then when it does count; at once while the queue is not seen empty."""
+    world = World(writing_ms=100)
+    batch = world.at(0).batch()
+    assert world.at(150).settling.next_look_in(batch) == pytest.approx(0.05)
+    assert world.at(250).settling.settled([batch]) == 0
+    assert world.at(260).settling.next_look_in(batch) == pytest.approx(0.09)
+    assert world.at(350).settling.settled([batch]) == 1
+    world.store.stall(True)
+    second = world.batch()
+    assert world.at(600).settling.settled([second]) == 0
+    assert world.settling.next_look_in(second) == 0
+
+
+@pytest.mark.parametrize("what", ["nothing", "stall", "crash", "crash at last"])
+def test_what_outlives_a_crash(what: str) -> None:
+    """A write of now, unless the device does not take it, or the store is restarted before the end."""
+    world = World(writing_ms=100)
+    before = world.store.state()
+    world.batch()
+    sleeps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        world.clock.now += seconds
+        if what == "stall":
+            world.store.stall(len(sleeps) == 1)
+        if what == ("crash" if len(sleeps) == 1 else "crash at last"):
+            world.store.crash(random.Random(1))
+
+    world.store.stall(what == "stall")
+    assert outlives(world.store, before, 0.3, sleep) == (what == "nothing")
+    assert sleeps == [0.3, 0.1]
 
 
 def test_settle_seconds() -> None:
