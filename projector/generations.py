@@ -112,12 +112,13 @@ def create(
             campaigns=campaigns,
             until=until,
         )
+        # Before its row: whoever goes on with a generation does not look whether the one who made it was killed here.
+        store.create_index(build.generation(config).campaigns, "c-date")
         nonce = secrets.randbelow(1 << 63)
         write = Write(row_key(number), [*_operations(build), Put("nonce", nonce)], Presence.ABSENT)
         settled = _written(store, config, write, sleep)
         (row,) = patiently(lambda: store.read([Read(write.row, ("nonce",))]))  # noqa: B023  # called now
         if row is not None and row.bins.get("nonce") == nonce and settled:
-            store.create_index(build.generation(config).campaigns, "c-date")
             return build
         if row is not None:
             number += 1  # another's, or one that may still be forgotten: an unused number is no loss

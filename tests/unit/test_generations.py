@@ -155,6 +155,19 @@ def test_a_number_that_the_store_forgets_is_not_used() -> None:
     assert dict(store.durable(row_key(2)) or {})["state"] == "ready"
 
 
+def test_a_number_is_never_without_its_index() -> None:
+    """Killed while its row settles: another goes on with it, and may make it live."""
+    store = MemoryStore(lambda: 0.0)
+    create_pointer(store, "in")
+
+    def killed(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        create(GroupsLog(), store, CONFIG, sleep=killed)
+    assert store.has_index(read(store, 2).generation(CONFIG).campaigns, "c-date")
+
+
 def test_a_number_counts_only_once_the_device_has_it() -> None:
     """While acknowledged writes wait for the device, a crash would take the number back."""
     now = [0.0]
