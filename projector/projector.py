@@ -270,9 +270,7 @@ class Projector(Listener):
     def _poll(self) -> list[Record]:
         """The next records; none while the queue is full."""
         wait_s = self._config.batch_ms / 1000
-        for head in self._queue:
-            wait_s = min(wait_s, self._settling.next_look_in(head))
-            break
+        wait_s = min(wait_s, self._settling.next_look_in(self._queue))
         pause = self._queue.full or self._at_end()
         self.member.pause(pause)
         if self._paused and not pause:
@@ -436,7 +434,7 @@ class Projector(Listener):
             if self._queue:
                 if self._clock.monotonic() > deadline:
                     return False
-                self._clock.sleep(max(0.005, min(0.1, self._settling.next_look_in(next(iter(self._queue))))))
+                self._clock.sleep(max(0.005, min(0.1, self._settling.next_look_in(self._queue))))
         return True
 
     # --- back to the checkpoint

@@ -49,20 +49,25 @@ class Settling:
         """Seconds until the batch's wait is over; it still has to be `settled`."""
         return max(0.0, batch.answered_at + self._settle_s - self._clock())
 
-    def next_look_in(self, batch: Batch) -> float:
-        """Seconds until `settled` has something to ask for this batch, the oldest of its queue."""
-        counts_from = self._counts_from(batch.answered_at)
-        if self._drained_at >= counts_from:
-            return self.ripens_in(batch)
-        known_at = next((known_at for asked_at, known_at in self._looks if asked_at >= counts_from), None)
-        if known_at is None:
-            return max(0.0, counts_from - self._clock())
-        return max(self.ripens_in(batch), known_at + self._writing_s - self._clock())
+    def next_look_in(self, batches: Iterable[Batch]) -> float:
+        """Seconds until `settled` has something to ask: for the oldest, or the first that no look counts for yet."""
+        looked_at = self._looks[-1][0] if self._looks else self._drained_at
+        soonest = float("inf")
+        for number, batch in enumerate(batches):
+            counts_from = self._counts_from(batch.answered_at)
+            if counts_from > looked_at:
+                return min(soonest, max(0.0, counts_from - self._clock()))
+            if number == 0:
+                soonest = self.ripens_in(batch)
+                if self._drained_at < counts_from:
+                    known_at = next(known_at for asked_at, known_at in self._looks if asked_at >= counts_from)
+                    soonest = max(soonest, known_at + self._writing_s - self._clock())
+        return soonest
 
     def settled(self, batches: Iterable[Batch]) -> int | None:
         """How many of the oldest batches have settled; None if the store may have forgotten. Raises `Retryable`."""
         held = list(batches)
-        if not held or self.next_look_in(held[0]) > 0:
+        if not held or self.next_look_in(held) > 0:
             return 0
         if self._ask() != self._incarnation:
             return None

@@ -153,14 +153,26 @@ def test_when_to_look_next() -> None:
     """When a look begins to count, then when it does count; at once while the queue is not seen empty."""
     world = World(writing_ms=100)
     batch = world.at(0).batch()
-    assert world.at(150).settling.next_look_in(batch) == pytest.approx(0.05)
+    assert world.at(150).settling.next_look_in([batch]) == pytest.approx(0.05)
     assert world.at(250).settling.settled([batch]) == 0
-    assert world.at(260).settling.next_look_in(batch) == pytest.approx(0.09)
+    assert world.at(260).settling.next_look_in([batch]) == pytest.approx(0.09)
     assert world.at(350).settling.settled([batch]) == 1
     world.store.stall(True)
     second = world.batch()
     assert world.at(600).settling.settled([second]) == 0
-    assert world.settling.next_look_in(second) == 0
+    assert world.settling.next_look_in([second]) == 0
+
+
+def test_each_batch_has_a_look_of_its_own() -> None:
+    """A younger one does not wait for what is asked when the one before it is committed."""
+    world = World(writing_ms=100)
+    first = world.at(0).batch()
+    second = world.at(40).batch()
+    assert world.at(200).settling.settled([first, second]) == 0
+    assert world.settling.next_look_in([first, second]) == pytest.approx(0.04)
+    assert world.at(240).settling.settled([first, second]) == 0
+    assert world.at(301).settling.settled([first, second]) == 1
+    assert world.at(341).settling.settled([second]) == 1
 
 
 @pytest.mark.parametrize("what", ["nothing", "stall", "crash", "crash at last"])
