@@ -225,6 +225,11 @@ def _kill_workers(line: Line, kills: int) -> None:
         time.sleep(line.rng.random() * 0.05)
         assert worker.running, worker.said
         worker.kill()
+    worker = line.start()
+    for _ in range(4):  # each waits until it has settled, and so has the page that was sealed in it
+        line.produce(1_000, mixed)
+        line.wait_committed(line.appended(), worker)
+    worker.stop()
     line.finish()
 
 
