@@ -28,8 +28,9 @@ def bins_of(store: Store, pipeline: Pipeline, campaign: int) -> dict[str, Any]:
 
 def damage(pipeline: Pipeline) -> None:
     """A page dropped, an id removed with its count, a counter changed."""
-    campaigns = sorted(pipeline.rows().ids)
     with closing(open_store(pipeline.config)) as store:
+        # Those last that have just been sealed: they have no id in `seen` that could be lost.
+        campaigns = sorted(pipeline.rows().ids, key=lambda each: not bins_of(store, pipeline, each)["seen"])
         first = bins_of(store, pipeline, campaigns[0])
         store.write([Write(page_key(pipeline.live.pages, campaigns[0], newest(first)), [Delete()])])
         second = bins_of(store, pipeline, campaigns[1])
