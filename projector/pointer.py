@@ -152,7 +152,7 @@ class PointerRow:
         if pointer.settled and self._settle_ms:
             # Flushed by now; the device may not have taken it yet. Read again: the store may have crashed in between.
             drained = self._patience(self._store.state).drained
-            self._clock.sleep(self._store.limits().writing_ms / 1000)
+            self._clock.sleep(self._patience(self._store.limits).writing_ms / 1000)
             again = self._read()
             pointer = replace(again, settled=drained and again.settled and again.nonce == pointer.nonce)
         if pointer.settled:

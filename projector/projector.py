@@ -269,8 +269,7 @@ class Projector(Listener):
 
     def _poll(self) -> list[Record]:
         """The next records; none while the queue is full."""
-        wait_s = self._config.batch_ms / 1000
-        wait_s = min(wait_s, self._settling.next_look_in(self._queue))
+        wait_s = min(self._config.batch_ms / 1000, self._settling.next_look_in(self._queue))
         pause = self._queue.full or self._at_end()
         self.member.pause(pause)
         if self._paused and not pause:

@@ -100,7 +100,7 @@ def outlives(store: Store, before: StoreState, settle_s: float, sleep: Callable[
     """
     sleep(settle_s)
     drained = patiently(store.state).drained
-    sleep(store.limits().writing_ms / 1000)
+    sleep(patiently(store.limits).writing_ms / 1000)
     return drained and patiently(store.state).incarnation == before.incarnation
 
 
